@@ -1,0 +1,1 @@
+//! Admission: what can be refused before the log.

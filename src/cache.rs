@@ -1,0 +1,1 @@
+//! Redis: hints only. Empty, stale or down, the service is slower or stricter, never wrong.

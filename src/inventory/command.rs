@@ -1,0 +1,188 @@
+//! What clients and operators ask of a SKU, as accepted into the log.
+
+use uuid::Uuid;
+
+use crate::clock::Millis;
+use crate::ids::{Place, Quantity, SkuId, UserId};
+use crate::limits;
+
+/// A command with its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// Where it stands; commands come in this order.
+    pub place: Place,
+    /// The record's log timestamp (the broker's clock at append).
+    pub at: Millis,
+    /// The command, or why these bytes are none.
+    pub command: Result<Command, Unfit>,
+}
+
+/// Everything that may be asked of a SKU's writer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// A buyer wants units.
+    Reserve(Reserve),
+    /// An operator creates a SKU or replaces its settings.
+    Configure(Configure),
+}
+
+impl Command {
+    /// The id that makes a repeat of this command a duplicate.
+    pub fn id(&self) -> Uuid {
+        match self {
+            Self::Reserve(reserve) => reserve.id,
+            Self::Configure(configure) => configure.id,
+        }
+    }
+
+    /// The SKU it is about.
+    pub fn sku(&self) -> &SkuId {
+        match self {
+            Self::Reserve(reserve) => &reserve.sku,
+            Self::Configure(configure) => &configure.sku,
+        }
+    }
+}
+
+/// Hold `quantity` units of a SKU for a user, all or nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// Id of the reservation that this makes.
+    pub id: Uuid,
+    /// Who buys.
+    pub user: UserId,
+    /// What.
+    pub sku: SkuId,
+    /// How many units.
+    pub quantity: Quantity,
+}
+
+/// Create a SKU, or replace all its settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configure {
+    /// Id of the command.
+    pub id: Uuid,
+    /// The SKU.
+    pub sku: SkuId,
+    /// The partition that the SKU is pinned to: carried so that the log alone can restore the catalogue.
+    pub pin: i32,
+    /// The settings version that the operator saw; 0 = none, i.e. this creates the SKU.
+    pub seen_version: i64,
+    /// Units in the sale. Required on creation; afterwards it only states what the operator believes (stock moves by adjustments).
+    pub on_hand: Option<i64>,
+    /// The new settings, complete.
+    pub settings: Settings,
+}
+
+/// How a SKU is sold. Bounds are in [`Settings::check`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Units that one user may hold or own.
+    pub user_limit: u32,
+    /// Seconds that a hold lasts.
+    pub hold_seconds: u32,
+    /// Requests before this log time are refused; absent = open at once.
+    pub starts_at: Option<Millis>,
+    /// Requests at or after this log time are refused; absent = no end.
+    pub ends_at: Option<Millis>,
+    /// What happens to a payment that comes after its hold ended.
+    pub late_payment: LatePayment,
+    /// Extensions that one hold may have.
+    pub extensions_max: u32,
+    /// Seconds that all extensions of one hold may add.
+    pub extension_seconds_max: u32,
+}
+
+impl Default for Settings {
+    /// The defaults of the contract: limit 1, hold 120 s, open at once, no end, re-reserve late payments, 3 extensions, 600 s in all.
+    fn default() -> Self {
+        Self {
+            user_limit: 1,
+            hold_seconds: 120,
+            starts_at: None,
+            ends_at: None,
+            late_payment: LatePayment::Rereserve,
+            extensions_max: 3,
+            extension_seconds_max: 600,
+        }
+    }
+}
+
+impl Settings {
+    /// Every field that is out of bounds, with what it must be: `(field, detail)`. Empty = good.
+    pub fn check(&self) -> Vec<(&'static str, &'static str)> {
+        let mut wrong = Vec::new();
+        if !(1..=limits::USER_LIMIT_MAX).contains(&self.user_limit) {
+            wrong.push(("user_limit", "must be 1 to 1000"));
+        }
+        if !(limits::HOLD_SECONDS_MIN..=limits::HOLD_SECONDS_MAX).contains(&self.hold_seconds) {
+            wrong.push(("hold_seconds", "must be 10 to 14400"));
+        }
+        if self.extensions_max > limits::EXTENSIONS_MAX {
+            wrong.push(("extensions_max", "must be 0 to 100"));
+        }
+        if self.extension_seconds_max > limits::EXTENSION_SECONDS_MAX {
+            wrong.push(("extension_seconds_max", "must be 0 to 86400"));
+        }
+        if let (Some(starts), Some(ends)) = (self.starts_at, self.ends_at)
+            && ends <= starts
+        {
+            wrong.push(("ends_at", "must be after starts_at"));
+        }
+        wrong
+    }
+}
+
+/// What a confirm after the end of its hold gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LatePayment {
+    /// Allocate again if stock and limit allow.
+    Rereserve,
+    /// Refuse.
+    Reject,
+}
+
+/// Bytes that arrived as a command and can't be decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// The command's id, where it could be read: its client then hears REJECTED instead of nothing.
+    pub id: Option<Uuid>,
+    /// Why.
+    pub reason: PoisonReason,
+}
+
+/// Why a command is poison: kept, counted, sent to the dead-letter topic; the position moves on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PoisonReason {
+    /// The bytes are not a command.
+    Malformed,
+    /// Its SKU is not configured in this partition: a producer sent it to the wrong place.
+    NotHere,
+    /// Deciding or storing it fails, whatever surrounds it (found by trials).
+    ProcessingError,
+}
+
+impl PoisonReason {
+    /// The code stored in the `poison` table and in metrics.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Malformed => "MALFORMED",
+            Self::NotHere => "NOT_HERE",
+            Self::ProcessingError => "PROCESSING_ERROR",
+        }
+    }
+
+    /// The reason that the client of such a command reads in its REJECTED reservation.
+    pub fn public_reason(self) -> &'static str {
+        match self {
+            Self::Malformed => "INVALID",
+            Self::NotHere => "UNKNOWN_SKU",
+            Self::ProcessingError => "PROCESSING_ERROR",
+        }
+    }
+
+    /// Reads a stored code.
+    pub fn from_code(code: &str) -> Option<Self> {
+        [Self::Malformed, Self::NotHere, Self::ProcessingError].into_iter().find(|r| r.code() == code)
+    }
+}

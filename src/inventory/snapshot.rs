@@ -1,0 +1,56 @@
+//! All that deciding one batch may read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super::command::Settings;
+use crate::clock::Millis;
+use crate::ids::{SkuId, UserId};
+
+/// What the writer of one partition knows before a batch, reduced to what the batch's commands can touch.
+///
+/// Loading too much is harmless, loading too little is wrong: every SKU, id and (SKU, user) that a command names must be looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The partition: a `configure` pinned elsewhere is not decided here.
+    pub partition: i32,
+    /// Log time of the last decision in this partition; log time never runs backwards.
+    pub log_time: Millis,
+    /// The SKUs configured **in this partition**. A SKU of another partition must be left out.
+    pub skus: BTreeMap<SkuId, Sku>,
+    /// Ids that have their decision: reservations, commands and poisoned commands.
+    pub known: BTreeSet<Uuid>,
+    /// Units that a user holds or owns of a SKU (RESERVED and CONFIRMED); absent = 0.
+    pub units: BTreeMap<(SkuId, UserId), i64>,
+}
+
+/// A SKU as last decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sku {
+    /// Units in the sale.
+    pub on_hand: i64,
+    /// Units held for a while.
+    pub reserved: i64,
+    /// Units confirmed.
+    pub sold: i64,
+    /// How it is sold.
+    pub settings: Settings,
+    /// Counts changes of the settings, from 1.
+    pub settings_version: i64,
+    /// Stock movements so far: the number of the last one.
+    pub movement_count: i64,
+}
+
+impl Sku {
+    /// Units that a new buyer can get. Derived, never stored.
+    pub fn available(&self) -> i64 {
+        self.on_hand - self.reserved - self.sold
+    }
+
+    /// What must hold after every decision; the schema says the same (`sku_no_oversell`).
+    pub fn assert_sound(&self) {
+        assert!(self.on_hand >= 0 && self.reserved >= 0 && self.sold >= 0, "counters are never negative: {self:?}");
+        assert!(self.reserved + self.sold <= self.on_hand, "never more units promised than exist: {self:?}");
+    }
+}

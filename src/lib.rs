@@ -1,0 +1,20 @@
+//! flashsale
+pub mod admission;
+pub mod cache;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod consumer;
+pub mod effects;
+pub mod http;
+pub mod ids;
+pub mod ingress;
+pub mod inventory;
+pub mod kafka;
+pub mod limits;
+pub mod shutdown;
+pub mod status;
+pub mod store;
+pub mod telemetry;
+pub mod waiters;
+pub mod wire;

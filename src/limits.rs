@@ -1,0 +1,247 @@
+//! Every bound of the service: one name, its unit and the reason for its size.
+//!
+//! Queues, batches, retries and waits elsewhere use these names and nothing else (a test reads the sources and says so). Relations
+//! between bounds are asserted at compile time at the end of this file. Values that an operator may change live in `config`;
+//! their defaults stand here.
+
+use std::time::Duration;
+
+// ---- what a client may send -------------------------------------------------------------------------------------------------
+
+/// Bytes of a request body; the largest legal single reservation is under 2 KiB.
+pub const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of all request headers together: 250 ids in a query string and a few long headers fit.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Characters of a user or SKU id.
+pub const ID_CHARS_MAX: usize = 64;
+/// Characters of an `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+/// Characters of an `X-Request-Id` that is taken over from the caller.
+pub const REQUEST_ID_CHARS_MAX: usize = 128;
+/// Units in one request.
+pub const QUANTITY_MAX: u32 = 1000;
+/// Units of one SKU: sums of a few of them still fit an `i64` a billion times over.
+pub const ON_HAND_MAX: i64 = 1_000_000_000;
+/// Units of one SKU that one user may hold or own.
+pub const USER_LIMIT_MAX: u32 = 1000;
+/// Seconds of a hold, lower bound: shorter ones would end while a client still reads its answer.
+pub const HOLD_SECONDS_MIN: u32 = 10;
+/// Seconds of a hold, upper bound (four hours), also the bound of an extension.
+pub const HOLD_SECONDS_MAX: u32 = 14_400;
+/// Extensions of one hold.
+pub const EXTENSIONS_MAX: u32 = 100;
+/// Seconds that all extensions of one hold may add (a day).
+pub const EXTENSION_SECONDS_MAX: u32 = 86_400;
+/// Seconds that `Prefer: wait=N` may ask for.
+pub const PREFER_WAIT_SECONDS_MAX: u64 = 30;
+
+// ---- the log ----------------------------------------------------------------------------------------------------------------
+
+/// Commands in one record: 50 pack the broker's work to 5-7 CPU-us a command; more gains little and makes retries larger.
+pub const RECORD_COMMANDS_MAX: usize = 50;
+/// Commands in one batch. A setting (`--batch-size-max`), this is its default and the size that the measurements are about.
+pub const BATCH_SIZE_MAX: usize = 250;
+/// Upper bound of that setting: the arrays of one statement stay well under a megabyte.
+pub const BATCH_SIZE_SETTING_MAX: usize = 4096;
+/// Partitions of the request topic when `flashsale migrate` creates it.
+pub const PARTITIONS_DEFAULT: i32 = 10;
+/// Partitions that fit the `smallint` columns and a process's worth of workers.
+pub const PARTITIONS_MAX: i32 = 1024;
+/// How long the request topic keeps records: the replay proof needs the whole sale.
+pub const LOG_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A record further ahead of the owner's clock is not decided: its broker's clock is wrong, and holds would be too long.
+pub const LOG_TIME_AHEAD_MAX: Duration = Duration::from_secs(5);
+/// How long the owner waits for its clock to reach such a record before it halts the partition.
+pub const LOG_TIME_AHEAD_WAIT: Duration = Duration::from_secs(10);
+
+// ---- HTTP -------------------------------------------------------------------------------------------------------------------
+
+/// Requests inside the process at once; beyond it 503 `OVERLOADED` at once. 30,000 parked buyers cost about 150 MB... of sockets in
+/// the kernel, not here: a parked request is a few hundred bytes.
+pub const HTTP_IN_FLIGHT_MAX: usize = 30_000;
+/// Time for a client to send its body; slower ones get 408.
+pub const BODY_READ_DEADLINE: Duration = Duration::from_secs(2);
+/// Time for a client to send its headers (also the idle time of a kept-alive connection before its first byte).
+pub const HEADER_READ_DEADLINE: Duration = Duration::from_secs(10);
+/// Time for one request, long polls included, after which 503 is answered whatever happened.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(PREFER_WAIT_SECONDS_MAX + 10);
+/// How long an admin call waits for its command to be decided before it answers 202.
+pub const ADMIN_DECISION_WAIT: Duration = Duration::from_secs(5);
+/// How far API clocks may be from the log's: within this margin around a sale's start and end the log decides.
+pub const SALE_WINDOW_MARGIN: Duration = Duration::from_secs(2);
+
+// ---- admission --------------------------------------------------------------------------------------------------------------
+
+/// How often the catalogue is read from Postgres: a lost Redis message costs at most this.
+pub const CATALOGUE_REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// How long the absence of a SKU is believed. A 404 needs a look-up less than a second old.
+pub const ABSENCE_BELIEVED_FOR: Duration = Duration::from_millis(900);
+/// SKUs whose absence is remembered: a scan of random ids must not fill memory.
+pub const ABSENT_SKUS_MAX: usize = 10_000;
+/// Unknown SKUs being looked up at once; beyond it 503 `OVERLOADED`.
+pub const SKU_LOOKUPS_MAX: usize = 64;
+/// How long a sold-out flag in a process lives without being renewed from Postgres: a restock shows within it.
+pub const SOLD_OUT_LEASE: Duration = Duration::from_secs(1);
+/// How often flagged SKUs are read again; under the lease, so that a flag does not flicker.
+pub const SOLD_OUT_RENEW_EVERY: Duration = Duration::from_millis(400);
+/// Age of the oldest undecided request at which intake answers 503 `OVERLOADED`: under half of the shortest hold.
+pub const INTAKE_LAG_MAX: Duration = Duration::from_secs(4);
+/// How often positions and log ends are compared for the lag.
+pub const LAG_PROBE_EVERY: Duration = Duration::from_millis(500);
+
+// ---- Redis ------------------------------------------------------------------------------------------------------------------
+
+/// Deadline of the admission script: a hint that is late is worth nothing.
+pub const REDIS_DEADLINE: Duration = Duration::from_millis(20);
+/// Deadline of everything else said to Redis, off the path of a request.
+pub const REDIS_BACKGROUND_DEADLINE: Duration = Duration::from_millis(500);
+/// Failures in a row that open the breaker.
+pub const BREAKER_FAILURES: u32 = 5;
+/// How long the open breaker spares Redis and the requests before one call tries again.
+pub const BREAKER_OPEN_FOR: Duration = Duration::from_millis(500);
+/// Requests in one call of the admission script: 250 keep Redis busy for about 2 ms, well under the deadline.
+pub const ADMISSION_CALL_MAX: usize = 250;
+/// Requests waiting for the admission script; beyond it they are admitted unchecked and counted.
+pub const ADMISSION_QUEUE_MAX: usize = 10_000;
+/// Life of the marker of a keyed request: longer than the intake lag plus `MESSAGE_TIMEOUT`, so that Redis can vouch for absence.
+pub const KEY_MARKER_TTL: Duration = Duration::from_secs(3600);
+/// Life of one minute's hash of undecided units: an API killed in between locks nobody out for longer.
+pub const PROVISIONAL_TTL: Duration = Duration::from_secs(180);
+/// Life of the hash of decided units per SKU, renewed by every batch.
+pub const USER_UNITS_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Batches whose effects may wait for a slow Redis, per partition; beyond it they are dropped and counted.
+pub const EFFECTS_BEHIND_MAX: usize = 4;
+/// Wait between two attempts to subscribe again.
+pub const RESUBSCRIBE_EVERY: Duration = Duration::from_millis(250);
+
+// ---- ingress ----------------------------------------------------------------------------------------------------------------
+
+/// Requests collected per partition while a publish is in flight; a full lane answers 503 at once. About 0.3 s of a peak of 25,000/s.
+pub const LANE_QUEUE_MAX: usize = 8192;
+/// Commands of one publish: ten full records.
+pub const PUBLISH_COMMANDS_MAX: usize = 500;
+/// Arrivals per second and partition above which publishes and batches are paced.
+pub const PACE_ABOVE_PER_SECOND: f64 = 2000.0;
+/// Least time between two publishes of a paced lane: unpaced, an ack of 0.2 ms makes records of 5 commands (28 broker CPU-us each).
+pub const PUBLISH_PACE: Duration = Duration::from_millis(2);
+/// Least time between two batches of a paced partition: a Postgres transaction has 160-260 us of fixed CPU.
+pub const BATCH_PACE: Duration = Duration::from_millis(4);
+/// Window over which arrivals are averaged for pacing.
+pub const RATE_WINDOW: Duration = Duration::from_millis(100);
+/// How long a request waits for its delivery report before it is answered 503 with `outcome`.
+pub const DELIVERY_WAIT: Duration = Duration::from_secs(2);
+/// After this the client library gives a record up (`message.timeout.ms`): it may still have landed.
+pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Records in the client library's queue (`queue.buffering.max.messages`): lanes publish one flight at a time, so few are ever there.
+pub const PRODUCER_QUEUE_RECORDS_MAX: usize = 20_000;
+/// Bytes in that queue (`queue.buffering.max.kbytes`).
+pub const PRODUCER_QUEUE_KIB_MAX: usize = 32 * 1024;
+/// Time the producer gets at shutdown to have its last records acknowledged.
+pub const PRODUCER_DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+// ---- consumer ---------------------------------------------------------------------------------------------------------------
+
+/// Records waiting for one partition's worker: two batches of unpacked records. Full = the partition is paused in the client.
+pub const PARTITION_BUFFER_RECORDS_MAX: usize = 2 * BATCH_SIZE_MAX;
+/// Events from the poll thread that the partition supervisor has not taken yet; a rebalance makes two.
+pub const EVENT_QUEUE_MAX: usize = 64;
+/// One poll of the client library: how late a command to the poll thread may be seen when the topic is silent.
+pub const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// The same while a partition is paused or a claim is awaited.
+pub const POLL_TIMEOUT_BUSY: Duration = Duration::from_millis(2);
+/// `session.timeout.ms`: after this a dead member's partitions move.
+pub const SESSION_TIMEOUT: Duration = Duration::from_millis(6000);
+/// `max.poll.interval.ms`.
+pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a revoked partition may finish its running transaction.
+pub const REVOKE_DEADLINE: Duration = Duration::from_secs(2);
+/// Bytes that the client library fetches ahead, over all partitions (`queued.max.messages.kbytes`).
+pub const FETCH_AHEAD_KIB_MAX: usize = 16 * 1024;
+/// Claims again after a fence while still assigned, before the process leaves the group.
+pub const RECLAIM_ATTEMPTS_MAX: u32 = 3;
+/// Base of the jittered wait before such a claim.
+pub const RECLAIM_WAIT: Duration = Duration::from_millis(200);
+/// How often a halted partition looks whether an operator resumed it, and a healthy one whether its log is still whole.
+pub const HALT_RECHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often the log's ends are compared with the position.
+pub const LOG_PROBE_EVERY: Duration = Duration::from_secs(10);
+/// Deadline of one question to a broker (log ends, one record).
+pub const LOG_PROBE_DEADLINE: Duration = Duration::from_secs(2);
+/// Poisoned commands of one batch; more than this is a broken build, not broken records: halt.
+pub const POISON_PER_BATCH_MAX: usize = 50;
+/// Dead letters published in one round.
+pub const DEAD_LETTERS_PER_ROUND: i64 = 100;
+/// How often unpublished dead letters are looked for when nobody said that there are some.
+pub const DEAD_LETTER_EVERY: Duration = Duration::from_secs(5);
+
+// ---- Postgres ---------------------------------------------------------------------------------------------------------------
+
+/// Client-side deadline of one statement of a batch: a frozen backend ignores `statement_timeout`.
+pub const STATEMENT_DEADLINE: Duration = Duration::from_secs(3);
+/// `lock_timeout` and `idle_in_transaction_session_timeout` of a worker's connection: a frozen zombie lets go by itself.
+pub const LOCK_TIMEOUT: Duration = Duration::from_millis(1000);
+/// See [`LOCK_TIMEOUT`].
+pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_millis(3000);
+/// Deadline for a new connection.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// First and largest wait between attempts to reach a database that is away.
+pub const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(50);
+/// See [`RECONNECT_WAIT_MIN`].
+pub const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long a claim waits for a terminated backend to be gone.
+pub const BACKEND_END_WAIT: Duration = Duration::from_secs(2);
+/// Attempts of a batch that failed by serialization, deadlock or an unknown error of the server, before the partition halts.
+pub const BATCH_ATTEMPTS_MAX: u32 = 5;
+/// Connections of one process for reads (status, catalogue, admin).
+pub const READ_CONNECTIONS_MAX: u32 = 8;
+/// Deadline of a read, waiting for a connection included.
+pub const READ_DEADLINE: Duration = Duration::from_secs(2);
+/// Reservations read by one query.
+pub const STATUS_READ_MAX: usize = 250;
+/// Reads waiting for a query; beyond it 503 `STATUS_UNAVAILABLE`.
+pub const STATUS_QUEUE_MAX: usize = 30_000;
+/// Queries of the status reader at once: a slow one must not stop all others.
+pub const STATUS_READS_AT_ONCE: usize = 4;
+
+// ---- waiting for decisions --------------------------------------------------------------------------------------------------
+
+/// How often all open waiters are read in one query: what a lost wake-up costs.
+pub const WAITER_SWEEP_EVERY: Duration = Duration::from_millis(250);
+/// How long a read without a ticket waits until absence is proved.
+pub const ABSENCE_PROOF_WAIT: Duration = Duration::from_secs(2);
+/// How often positions are read while absence is being proved.
+pub const ABSENCE_PROOF_EVERY: Duration = Duration::from_millis(20);
+
+// ---- shutdown ---------------------------------------------------------------------------------------------------------------
+
+/// From SIGTERM to exit, at most.
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(25);
+/// Of which for requests in flight.
+pub const HTTP_DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Of which for the consumer: the running batch, and leaving the group.
+pub const CONSUMER_DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+/// How often the metrics recorder tidies its histograms; without it memory grows.
+pub const METRICS_UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+const _: () = {
+    assert!(
+        INTAKE_LAG_MAX.as_millis() * 2 < HOLD_SECONDS_MIN as u128 * 1000,
+        "lag must stay under half of the shortest hold"
+    );
+    assert!(
+        KEY_MARKER_TTL.as_secs() > INTAKE_LAG_MAX.as_secs() + MESSAGE_TIMEOUT.as_secs(),
+        "Redis could not vouch for absence"
+    );
+    assert!(SOLD_OUT_RENEW_EVERY.as_millis() * 2 < SOLD_OUT_LEASE.as_millis(), "a flag would flicker");
+    assert!(PARTITION_BUFFER_RECORDS_MAX >= BATCH_SIZE_MAX, "a batch of unpacked records could never fill");
+    assert!(
+        HTTP_DRAIN_DEADLINE.as_secs() + CONSUMER_DRAIN_DEADLINE.as_secs() + PRODUCER_DRAIN_DEADLINE.as_secs()
+            < SHUTDOWN_DEADLINE.as_secs(),
+        "the parts of the shutdown must fit the whole"
+    );
+    assert!(
+        STATEMENT_DEADLINE.as_secs() * (BATCH_ATTEMPTS_MAX as u64) < MAX_POLL_INTERVAL.as_secs(),
+        "a batch that is tried again must not cost the membership"
+    );
+    assert!(PUBLISH_COMMANDS_MAX >= RECORD_COMMANDS_MAX, "a full record must fit one publish");
+};

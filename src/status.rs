@@ -1,0 +1,1 @@
+//! Reading reservations: many ids in one query, tickets, and proofs of absence.

@@ -1,0 +1,206 @@
+//! Postgres: truth, position and fence in one transaction.
+//!
+//! [`Store`] answers reads from a pool; the writer of a partition owns a plain connection of its own (`writer`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::clock::Millis;
+use crate::ids::{SkuId, Ticket};
+use crate::inventory::{Sku, Status};
+
+/// Why a question to Postgres has no answer. Every caller treats it as "away": tries again, or says so to its client.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The server could not be asked, or refused.
+    #[error("could not {attempt}")]
+    Query {
+        /// What was attempted.
+        attempt: &'static str,
+        /// Why it failed.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// No answer within the deadline.
+    #[error("no answer in time: {attempt}")]
+    Deadline {
+        /// What was attempted.
+        attempt: &'static str,
+    },
+    /// A row that this build can't read.
+    #[error("unreadable row: {what}")]
+    Unreadable {
+        /// Which.
+        what: String,
+    },
+}
+
+/// Reads, and the one row that HTTP writes itself (`sku_pin`). Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    _topic: Arc<str>,
+}
+
+/// A configured SKU, as last decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogueEntry {
+    /// The SKU.
+    pub sku_id: SkuId,
+    /// The partition whose writer owns it.
+    pub partition: i32,
+    /// Stock and settings.
+    pub sku: Sku,
+}
+
+/// How far one partition is decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionRow {
+    /// Kafka's partition.
+    pub partition: i32,
+    /// Bumped by every claim.
+    pub epoch: i64,
+    /// The next offset to decide.
+    pub position: i64,
+    /// Why nobody decides; absent = healthy.
+    pub halted_reason: Option<String>,
+}
+
+/// A decided reservation as it is stored (a poisoned one is shown as REJECTED).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationRow {
+    /// Its id.
+    pub id: Uuid,
+    /// Absent only for poison.
+    pub user_id: Option<String>,
+    /// Absent only for poison.
+    pub sku_id: Option<String>,
+    /// Absent only for poison.
+    pub quantity: Option<u32>,
+    /// Its state today; never QUEUED.
+    pub status: Status,
+    /// Why it was rejected: the public code, with what belongs to it.
+    pub rejection: Option<StoredRejection>,
+    /// Counts changes from 1.
+    pub version: i32,
+    /// Log time of the decision.
+    pub accepted_at: Millis,
+    /// End of the hold.
+    pub expires_at: Option<Millis>,
+    /// Where its request stands in the log.
+    pub ticket: Ticket,
+}
+
+/// The stored reason of a REJECTED reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRejection {
+    /// The public code.
+    pub reason: String,
+    /// `SOLD_OUT`: units that were left.
+    pub available: Option<i64>,
+    /// `SOLD_OUT`: units were held.
+    pub holds_pending: Option<bool>,
+    /// `USER_LIMIT`: the limit.
+    pub limit: Option<u32>,
+    /// `USER_LIMIT`: what the user could still ask for.
+    pub remaining: Option<u32>,
+}
+
+/// One read of the status reader: **first** the positions, **then** the rows, both from the primary. A request whose offset is below
+/// its partition's position here and that has no row here has no decision.
+#[derive(Clone, Debug, Default)]
+pub struct StatusRead {
+    /// Every partition of the topic.
+    pub partitions: Arc<Vec<PartitionRow>>,
+    /// The decided ones of the ids that were asked for.
+    pub reservations: HashMap<Uuid, ReservationRow>,
+}
+
+/// A decided operator's command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandRow {
+    /// The id that the command carried.
+    pub command_id: Uuid,
+    /// `configure`.
+    pub kind: String,
+    /// The SKU.
+    pub sku_id: String,
+    /// `CREATED`, `CHANGED`, or the code of the refusal.
+    pub result: String,
+    /// See the column's comment.
+    pub detail: Option<i64>,
+}
+
+impl Store {
+    /// A pool of [`crate::limits::READ_CONNECTIONS_MAX`] connections for `topic`'s tables. Opens nothing yet.
+    ///
+    /// # Errors
+    /// If the URL is not one.
+    pub fn new(database_url: &str, topic: &str) -> Result<Self, StoreError> {
+        let _ = database_url;
+        Ok(Self { _topic: topic.into() })
+    }
+
+    /// Every configured SKU.
+    ///
+    /// # Errors
+    /// [`StoreError`], as all methods here.
+    pub async fn load_catalogue(&self) -> Result<Vec<CatalogueEntry>, StoreError> {
+        unimplemented!()
+    }
+
+    /// The configured ones of `sku_ids`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_skus(&self, sku_ids: &[SkuId]) -> Result<Vec<CatalogueEntry>, StoreError> {
+        let _ = sku_ids;
+        unimplemented!()
+    }
+
+    /// Every partition of the topic, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_partitions(&self) -> Result<Vec<PartitionRow>, StoreError> {
+        unimplemented!()
+    }
+
+    /// Positions, then the decided ones of `ids` (at most [`crate::limits::STATUS_READ_MAX`]).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_statuses(&self, ids: &[Uuid]) -> Result<StatusRead, StoreError> {
+        let _ = ids;
+        unimplemented!()
+    }
+
+    /// The decision of the operator's command at `ticket`; `None` = not decided yet (or the id is another one).
+    /// A repeat of a decided command finds the first one's row by id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_command(&self, id: Uuid, ticket: Ticket) -> Result<Option<CommandRow>, StoreError> {
+        let _ = (id, ticket);
+        unimplemented!()
+    }
+
+    /// The partition that `sku` is pinned to, `None` if it was never named.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn pin_of(&self, sku: &SkuId) -> Result<Option<i32>, StoreError> {
+        let _ = sku;
+        unimplemented!()
+    }
+
+    /// Pins `sku` to the partition with the fewest SKUs, once and for ever; returns the pin, old or new.
+    ///
+    /// # Errors
+    /// [`StoreError`], also when `flashsale migrate` has made no partitions.
+    pub async fn pin_sku(&self, sku: &SkuId) -> Result<i32, StoreError> {
+        let _ = sku;
+        unimplemented!()
+    }
+}

@@ -1,0 +1,296 @@
+//! The bytes of a record: a version, one SKU, and one to [`limits::RECORD_COMMANDS_MAX`] commands of it.
+//!
+//! Version 1, integers little-endian, texts as one length byte and that many bytes, `?` = a presence byte 0 or 1 before the value:
+//! ```text
+//! record   "FS"  version u8  count u16  sku text  { size u16  command }*
+//! command  kind u8  id 16 bytes  received_at_us i64  request_id text  body
+//! reserve    (1)  user text  quantity u32
+//! configure  (2)  pin u16  seen_version i64  on_hand ?i64  user_limit u32  hold_seconds u32  starts_at ?i64  ends_at ?i64
+//!                 late_payment u8  extensions_max u32  extension_seconds_max u32
+//! ```
+//! Each command carries its size, so that one bad command never costs its neighbours, and so that a later build may append fields that
+//! this one skips. Anything that an older build must not skip gets a new version, which an older build does not decide.
+//! Decoding never panics and takes nothing on trust: it is the same check as at the front door, because the log has other doors.
+
+use uuid::Uuid;
+
+use crate::ids::{Quantity, SkuId, UserId};
+use crate::inventory::{Command, Configure, LatePayment, PoisonReason, Reserve, Settings, Unfit};
+use crate::limits;
+
+const MAGIC: [u8; 2] = *b"FS";
+/// The version that this build writes, and the newest that it decides.
+pub const VERSION: u8 = 1;
+
+const KIND_RESERVE: u8 = 1;
+const KIND_CONFIGURE: u8 = 2;
+
+/// A command on its way, with what people and metrics want to know about it; no decision reads that part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// When the API accepted it, by the API's clock: microseconds since 1970-01-01 UTC.
+    pub received_at_us: i64,
+    /// The request id that its client was told, to find it in logs.
+    pub request_id: String,
+    /// The command, or why it can't be decided.
+    pub command: Result<Command, Unfit>,
+}
+
+/// Why a whole record can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer build: this one gives the partition up instead of guessing.
+    #[error("record version {0} is newer than this build's {VERSION}")]
+    UnknownVersion(u8),
+    /// Not one of our records: poison as a whole.
+    #[error("not a record: {0}")]
+    Undecodable(&'static str),
+}
+
+/// Why commands can't be written as one record: a bug of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// None, or more than fit.
+    #[error("a record takes 1 to {} commands", limits::RECORD_COMMANDS_MAX)]
+    Count,
+    /// A command of another SKU than the record's.
+    #[error("a record takes commands of one SKU")]
+    OtherSku,
+}
+
+/// A decoded record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The SKU of all its commands.
+    pub sku: SkuId,
+    /// The commands, in order.
+    pub commands: Vec<Envelope>,
+}
+
+/// Writes a record.
+///
+/// # Errors
+/// [`EncodeError`] if `commands` is not 1 to [`limits::RECORD_COMMANDS_MAX`] commands of `sku`.
+pub fn encode<'a>(sku: &SkuId, commands: impl ExactSizeIterator<Item = &'a Sent>) -> Result<Vec<u8>, EncodeError> {
+    let count = commands.len();
+    if !(1..=limits::RECORD_COMMANDS_MAX).contains(&count) {
+        return Err(EncodeError::Count);
+    }
+    let mut bytes = Vec::with_capacity(8 + ENCODED_BYTES_TYPICAL * count);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.push(VERSION);
+    put_u16(&mut bytes, count);
+    put_text(&mut bytes, sku.as_str());
+    for sent in commands {
+        if sent.command.sku() != sku {
+            return Err(EncodeError::OtherSku);
+        }
+        let size_at = bytes.len();
+        bytes.extend_from_slice(&[0, 0]);
+        put_command(&mut bytes, sent);
+        let size = u16::try_from(bytes.len() - size_at - 2).expect("a command is a few hundred bytes at most");
+        bytes[size_at..size_at + 2].copy_from_slice(&size.to_le_bytes());
+    }
+    Ok(bytes)
+}
+
+/// A good reserve command with usual ids, for sizing the buffer.
+const ENCODED_BYTES_TYPICAL: usize = 96;
+
+/// A command as its sender holds it: always a good one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// See [`Envelope::received_at_us`].
+    pub received_at_us: i64,
+    /// See [`Envelope::request_id`]; at most [`limits::REQUEST_ID_CHARS_MAX`] bytes are written.
+    pub request_id: String,
+    /// The command.
+    pub command: Command,
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// [`DecodeError`]. A single bad command is no error: it is an [`Unfit`] in its place.
+pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+    let mut from = Reader(bytes);
+    if from.take(2) != Some(&MAGIC[..]) {
+        return Err(DecodeError::Undecodable("no magic number"));
+    }
+    match from.u8() {
+        None => return Err(DecodeError::Undecodable("cut off")),
+        Some(0) => return Err(DecodeError::Undecodable("version 0")),
+        Some(VERSION) => {}
+        Some(newer) => return Err(DecodeError::UnknownVersion(newer)),
+    }
+    let count = usize::from(from.u16().ok_or(DecodeError::Undecodable("cut off"))?);
+    if !(1..=limits::RECORD_COMMANDS_MAX).contains(&count) {
+        return Err(DecodeError::Undecodable("number of commands out of bounds"));
+    }
+    let sku = from.text().and_then(|t| SkuId::parse(t).ok()).ok_or(DecodeError::Undecodable("no SKU"))?;
+    let mut commands = Vec::with_capacity(count);
+    for _ in 0..count {
+        let size = from.u16().ok_or(DecodeError::Undecodable("cut off between commands"))?;
+        let command = from.take(usize::from(size)).ok_or(DecodeError::Undecodable("cut off inside a command"))?;
+        commands.push(read_envelope(command, &sku));
+    }
+    if !from.0.is_empty() {
+        return Err(DecodeError::Undecodable("bytes after the last command"));
+    }
+    Ok(Record { sku, commands })
+}
+
+/// A fingerprint of a record's bytes. A partition stores that of its last decided record; a claim that reads the record back and finds
+/// another one knows that the log was rewritten.
+pub fn digest(bytes: &[u8]) -> i64 {
+    let hash = Uuid::new_v5(&Uuid::nil(), bytes);
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    i64::from_le_bytes(first)
+}
+
+fn put_command(bytes: &mut Vec<u8>, sent: &Sent) {
+    let kind = match &sent.command {
+        Command::Reserve(_) => KIND_RESERVE,
+        Command::Configure(_) => KIND_CONFIGURE,
+    };
+    bytes.push(kind);
+    bytes.extend_from_slice(sent.command.id().as_bytes());
+    bytes.extend_from_slice(&sent.received_at_us.to_le_bytes());
+    put_text(bytes, &sent.request_id);
+    match &sent.command {
+        Command::Reserve(reserve) => {
+            put_text(bytes, reserve.user.as_str());
+            bytes.extend_from_slice(&reserve.quantity.get().to_le_bytes());
+        }
+        Command::Configure(configure) => put_configure(bytes, configure),
+    }
+}
+
+fn put_configure(bytes: &mut Vec<u8>, configure: &Configure) {
+    let Settings { user_limit, hold_seconds, starts_at, ends_at, late_payment, extensions_max, extension_seconds_max } =
+        &configure.settings;
+    put_u16(bytes, usize::try_from(configure.pin).expect("a partition is never negative"));
+    bytes.extend_from_slice(&configure.seen_version.to_le_bytes());
+    put_optional(bytes, configure.on_hand);
+    bytes.extend_from_slice(&user_limit.to_le_bytes());
+    bytes.extend_from_slice(&hold_seconds.to_le_bytes());
+    put_optional(bytes, *starts_at);
+    put_optional(bytes, *ends_at);
+    bytes.push(match late_payment {
+        LatePayment::Rereserve => 0,
+        LatePayment::Reject => 1,
+    });
+    bytes.extend_from_slice(&extensions_max.to_le_bytes());
+    bytes.extend_from_slice(&extension_seconds_max.to_le_bytes());
+}
+
+fn put_u16(bytes: &mut Vec<u8>, number: usize) {
+    let number = u16::try_from(number).expect("bounded far below 65536");
+    bytes.extend_from_slice(&number.to_le_bytes());
+}
+
+fn put_optional(bytes: &mut Vec<u8>, number: Option<i64>) {
+    bytes.push(u8::from(number.is_some()));
+    if let Some(number) = number {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+/// At most 255 bytes are written: ids are shorter, and a request id is cut, never refused.
+fn put_text(bytes: &mut Vec<u8>, text: &str) {
+    let mut len = text.len().min(255);
+    while !text.is_char_boundary(len) {
+        len -= 1;
+    }
+    bytes.push(u8::try_from(len).expect("at most 255"));
+    bytes.extend_from_slice(&text.as_bytes()[..len]);
+}
+
+fn read_envelope(bytes: &[u8], sku: &SkuId) -> Envelope {
+    let mut from = Reader(bytes);
+    let kind = from.u8();
+    let id = from.take(16).map(|id| Uuid::from_slice(id).expect("16 bytes"));
+    let received_at_us = from.i64().unwrap_or(0);
+    let request_id = from.text().unwrap_or("").to_owned();
+    let command = match (kind, id) {
+        (Some(KIND_RESERVE), Some(id)) => read_reserve(&mut from, id, sku),
+        (Some(KIND_CONFIGURE), Some(id)) => read_configure(&mut from, id, sku),
+        _ => None,
+    };
+    Envelope { received_at_us, request_id, command: command.ok_or(Unfit { id, reason: PoisonReason::Malformed }) }
+}
+
+fn read_reserve(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
+    let user = UserId::parse(from.text()?).ok()?;
+    let quantity = Quantity::new(from.u32()?)?;
+    Some(Command::Reserve(Reserve { id, user, sku: sku.clone(), quantity }))
+}
+
+fn read_configure(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
+    let pin = i32::from(from.u16()?);
+    let seen_version = from.i64().filter(|v| *v >= 0)?;
+    let on_hand = from.optional()?;
+    let settings = Settings {
+        user_limit: from.u32()?,
+        hold_seconds: from.u32()?,
+        starts_at: from.optional()?,
+        ends_at: from.optional()?,
+        late_payment: match from.u8()? {
+            0 => LatePayment::Rereserve,
+            1 => LatePayment::Reject,
+            _ => return None,
+        },
+        extensions_max: from.u32()?,
+        extension_seconds_max: from.u32()?,
+    };
+    let is_bounded = on_hand.is_none_or(|units| (0..=limits::ON_HAND_MAX).contains(&units));
+    let is_creation_complete = seen_version > 0 || on_hand.is_some();
+    let is_good = is_bounded && is_creation_complete && settings.check().is_empty();
+    is_good.then(|| Command::Configure(Configure { id, sku: sku.clone(), pin, seen_version, on_hand, settings }))
+}
+
+/// Takes bytes from the front; `None` when there are too few.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(|[b]| b)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    /// Outer `None`: broken; inner: absent.
+    fn optional(&mut self) -> Option<Option<i64>> {
+        match self.u8()? {
+            0 => Some(None),
+            1 => self.i64().map(Some),
+            _ => None,
+        }
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let len = self.u8()?;
+        std::str::from_utf8(self.take(usize::from(len))?).ok()
+    }
+}
