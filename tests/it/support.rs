@@ -1,0 +1,5 @@
+//! What tests of several topics share.
+
+#![allow(dead_code, reason = "not every topic uses every helper")]
+
+pub mod wait;
