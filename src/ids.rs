@@ -278,7 +278,7 @@ mod tests {
         let id = keyed_reservation_id(&user("u-1"), &sku("sneaker-42"), &key("k-1"));
         insta::assert_snapshot!(
             format!("{id} {} {} {}", user("u-1").hash64(), fingerprint(&sku("s"), Quantity(1)), key_marker_name(&user("u-1"), &key("k-1"))),
-            @""
+            @"b09de7a2-2682-52f5-9774-f1dc3f82c316 6581650531262141298 f040522f5ed5516e c6ae6a1b93d45051ba4e7c7d447d342a"
         );
     }
 
