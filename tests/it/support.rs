@@ -2,4 +2,5 @@
 
 #![allow(dead_code, reason = "not every topic uses every helper")]
 
+pub mod memory;
 pub mod wait;
