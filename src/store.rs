@@ -1,15 +1,33 @@
 //! Postgres: truth, position and fence in one transaction.
 //!
-//! [`Store`] answers reads from a pool; the writer of a partition owns a plain connection of its own (`writer`).
+//! [`Store`] answers reads from a pool (`reads`, `catalogue`); the writer of a partition owns a plain connection of its own
+//! ([`writer`]), on which each batch is one transaction ([`batch`]). SQL stands in the function that runs it, opens with a comment that
+//! names that function (so `pg_stat_activity` is readable), and is set-based: a fixed number of statements per batch, whatever its size.
+
+mod batch;
+mod catalogue;
+mod connect;
+mod dead_letters;
+mod migrate;
+mod partitions;
+mod reads;
+mod rows;
+mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::clock::Millis;
 use crate::ids::{SkuId, Ticket};
 use crate::inventory::{Sku, Status};
+
+pub use batch::{BatchError, BatchHead, BatchTransaction};
+pub use dead_letters::DeadLetter;
+pub use migrate::migrate;
+pub use writer::{Claim, ClaimError, Standing, Writer, WriterConfig};
 
 /// Why a question to Postgres has no answer. Every caller treats it as "away": tries again, or says so to its client.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +58,8 @@ pub enum StoreError {
 /// Reads, and the one row that HTTP writes itself (`sku_pin`). Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    _topic: Arc<str>,
+    pool: PgPool,
+    topic: Arc<str>,
 }
 
 /// A configured SKU, as last decided.
@@ -130,77 +149,4 @@ pub struct CommandRow {
     pub result: String,
     /// See the column's comment.
     pub detail: Option<i64>,
-}
-
-impl Store {
-    /// A pool of [`crate::limits::READ_CONNECTIONS_MAX`] connections for `topic`'s tables. Opens nothing yet.
-    ///
-    /// # Errors
-    /// If the URL is not one.
-    pub fn new(database_url: &str, topic: &str) -> Result<Self, StoreError> {
-        let _ = database_url;
-        Ok(Self { _topic: topic.into() })
-    }
-
-    /// Every configured SKU.
-    ///
-    /// # Errors
-    /// [`StoreError`], as all methods here.
-    pub async fn load_catalogue(&self) -> Result<Vec<CatalogueEntry>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The configured ones of `sku_ids`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn load_skus(&self, sku_ids: &[SkuId]) -> Result<Vec<CatalogueEntry>, StoreError> {
-        let _ = sku_ids;
-        unimplemented!()
-    }
-
-    /// Every partition of the topic, in order.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn load_partitions(&self) -> Result<Vec<PartitionRow>, StoreError> {
-        unimplemented!()
-    }
-
-    /// Positions, then the decided ones of `ids` (at most [`crate::limits::STATUS_READ_MAX`]).
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn load_statuses(&self, ids: &[Uuid]) -> Result<StatusRead, StoreError> {
-        let _ = ids;
-        unimplemented!()
-    }
-
-    /// The decision of the operator's command at `ticket`; `None` = not decided yet (or the id is another one).
-    /// A repeat of a decided command finds the first one's row by id.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn load_command(&self, id: Uuid, ticket: Ticket) -> Result<Option<CommandRow>, StoreError> {
-        let _ = (id, ticket);
-        unimplemented!()
-    }
-
-    /// The partition that `sku` is pinned to, `None` if it was never named.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn pin_of(&self, sku: &SkuId) -> Result<Option<i32>, StoreError> {
-        let _ = sku;
-        unimplemented!()
-    }
-
-    /// Pins `sku` to the partition with the fewest SKUs, once and for ever; returns the pin, old or new.
-    ///
-    /// # Errors
-    /// [`StoreError`], also when `flashsale migrate` has made no partitions.
-    pub async fn pin_sku(&self, sku: &SkuId) -> Result<i32, StoreError> {
-        let _ = sku;
-        unimplemented!()
-    }
 }

@@ -1,0 +1,156 @@
+//! Reading decisions: many reservations in one query, and an operator's command.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::connect::{ask, smallint};
+use super::partitions::partition_of;
+use super::{CommandRow, ReservationRow, StatusRead, Store, StoreError, StoredRejection};
+use crate::clock::millis_of;
+use crate::ids::{Place, Ticket};
+use crate::inventory::{PoisonReason, Status};
+use crate::limits;
+
+impl Store {
+    /// Positions, then the decided ones of `ids` (at most [`limits::STATUS_READ_MAX`]).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_statuses(&self, ids: &[Uuid]) -> Result<StatusRead, StoreError> {
+        assert!(ids.len() <= limits::STATUS_READ_MAX, "callers cut their reads");
+        let (partitions, rows) = ask("read reservations", limits::READ_DEADLINE, async {
+            let mut conn = self.pool.acquire().await?;
+            // This order matters: a row that the position promises is then visible to the second statement.
+            let partitions = sqlx::query(
+                "/* load_statuses */ SELECT partition, epoch, position, halted_reason FROM partition_state
+                 WHERE topic = $1 ORDER BY partition",
+            )
+            .bind(&*self.topic)
+            .fetch_all(&mut *conn)
+            .await?;
+            let rows = sqlx::query(
+                "/* load_statuses */
+                 SELECT reservation_id, user_id, sku_id, quantity, status, reason, available, holds_pending, user_limit, remaining,
+                        version, log_time, expires_at, partition, log_offset, log_index
+                 FROM reservation WHERE reservation_id = ANY($1)
+                 UNION ALL
+                 SELECT command_id, NULL, NULL, NULL, 2::smallint, reason, NULL, NULL, NULL, NULL,
+                        1, log_time, NULL, partition, log_offset, log_index
+                 FROM poison WHERE command_id = ANY($1) AND command_id IS NOT NULL",
+            )
+            .bind(ids)
+            .fetch_all(&mut *conn)
+            .await?;
+            Ok((partitions, rows))
+        })
+        .await?;
+        let partitions = partitions.iter().map(partition_of).collect::<Result<Vec<_>, _>>()?;
+        Ok(StatusRead { partitions: Arc::new(partitions), reservations: reservations_of(&rows)? })
+    }
+
+    /// The decision of the operator's command at `ticket`; `None` = not decided yet (or the id is another one).
+    /// A repeat of a decided command finds the first one's row by id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load_command(&self, id: Uuid, ticket: Ticket) -> Result<Option<CommandRow>, StoreError> {
+        let row = ask(
+            "read a command",
+            limits::READ_DEADLINE,
+            sqlx::query(
+                "/* load_command */
+                 SELECT requested_id, kind, sku_id, result, detail, 0 AS choice FROM command
+                 WHERE (partition, log_offset, log_index) = ($2, $3, $4) AND requested_id = $1
+                 UNION ALL
+                 SELECT requested_id, kind, sku_id, result, detail, 1 FROM command WHERE command_id = $1
+                 UNION ALL
+                 SELECT command_id, '', '', reason, NULL, 2 FROM poison WHERE command_id = $1
+                 ORDER BY choice LIMIT 1",
+            )
+            .bind(id)
+            .bind(smallint(ticket.partition))
+            .bind(ticket.place.offset)
+            // A client's invented index beyond the column's range finds nothing.
+            .bind(i16::try_from(ticket.place.index).unwrap_or(i16::MAX))
+            .fetch_optional(&self.pool),
+        )
+        .await?;
+        let unreadable = |source| StoreError::Query { attempt: "read a command's row", source };
+        row.map(|row| command_of(&row)).transpose().map_err(unreadable)
+    }
+}
+
+/// A reservation's own row wins over poison that carries the same id (somebody else's record may claim any id).
+fn reservations_of(rows: &[PgRow]) -> Result<HashMap<Uuid, ReservationRow>, StoreError> {
+    let mut found: HashMap<Uuid, ReservationRow> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let row = reservation_of(row)?;
+        let is_poison = row.user_id.is_none();
+        if !(is_poison && found.contains_key(&row.id)) {
+            found.insert(row.id, row);
+        }
+    }
+    Ok(found)
+}
+
+fn reservation_of(row: &PgRow) -> Result<ReservationRow, StoreError> {
+    let unreadable = |source| StoreError::Query { attempt: "read a reservation's row", source };
+    let number: i16 = row.try_get("status").map_err(unreadable)?;
+    let status = Status::from_number(number)
+        .filter(|s| *s != Status::Queued)
+        .ok_or_else(|| StoreError::Unreadable { what: format!("a reservation has status {number}") })?;
+    fields_of(row, status).map_err(unreadable)
+}
+
+fn fields_of(row: &PgRow, status: Status) -> Result<ReservationRow, sqlx::Error> {
+    let user_id: Option<String> = row.try_get("user_id")?;
+    let place = Place {
+        offset: row.try_get("log_offset")?,
+        index: u16::try_from(row.try_get::<i16, _>("log_index")?).unwrap_or(0),
+    };
+    Ok(ReservationRow {
+        id: row.try_get("reservation_id")?,
+        rejection: rejection_of(row, user_id.is_none())?,
+        user_id,
+        sku_id: row.try_get("sku_id")?,
+        quantity: unsigned(row.try_get("quantity")?),
+        status,
+        version: row.try_get("version")?,
+        accepted_at: millis_of(row.try_get::<OffsetDateTime, _>("log_time")?),
+        expires_at: row.try_get::<Option<OffsetDateTime>, _>("expires_at")?.map(millis_of),
+        ticket: Ticket { partition: i32::from(row.try_get::<i16, _>("partition")?), place },
+    })
+}
+
+fn rejection_of(row: &PgRow, is_poison: bool) -> Result<Option<StoredRejection>, sqlx::Error> {
+    let Some(code) = row.try_get::<Option<String>, _>("reason")? else {
+        return Ok(None);
+    };
+    let public = PoisonReason::from_code(&code).filter(|_| is_poison).map(PoisonReason::public_reason);
+    Ok(Some(StoredRejection {
+        reason: public.map_or(code, str::to_owned),
+        available: row.try_get("available")?,
+        holds_pending: row.try_get("holds_pending")?,
+        limit: unsigned(row.try_get("user_limit")?),
+        remaining: unsigned(row.try_get("remaining")?),
+    }))
+}
+
+fn unsigned(number: Option<i32>) -> Option<u32> {
+    number.and_then(|n| u32::try_from(n).ok())
+}
+
+fn command_of(row: &PgRow) -> Result<CommandRow, sqlx::Error> {
+    Ok(CommandRow {
+        command_id: row.try_get("requested_id")?,
+        kind: row.try_get("kind")?,
+        sku_id: row.try_get("sku_id")?,
+        result: row.try_get("result")?,
+        detail: row.try_get("detail")?,
+    })
+}
