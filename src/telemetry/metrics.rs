@@ -1,0 +1,219 @@
+//! Every metric of the service: name, kind, unit, meaning and buckets, in one table.
+//!
+//! Names are dotted in the code; the exporter turns them into Prometheus spelling (`flashsale.batch.latency` becomes
+//! `flashsale_batch_latency_seconds`, counters end in `_total`). No label is ever unbounded: no user, and routes are templates.
+//! Hot paths keep the handles that `counter!`, `gauge!` and `histogram!` return.
+
+use std::time::Duration;
+
+use metrics::Unit;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tokio_util::sync::CancellationToken;
+
+use crate::limits;
+
+/// What a metric counts or measures, with the buckets of a histogram.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// A present value.
+    Gauge,
+    /// A distribution; a histogram without buckets would be exported as a summary, which can't be added up over processes.
+    Histogram(&'static [f64]),
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Dotted name, as in the code.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Its unit.
+    pub unit: Unit,
+    /// Its meaning, for people.
+    pub description: &'static str,
+}
+
+const BATCH_SIZES: &[f64] = &[1.0, 10.0, 50.0, 100.0, 150.0, 200.0, 250.0, 300.0, 500.0, 1000.0];
+/// The alarm on slow batches is at 10 and 15 ms: both are edges.
+const BATCH_SECONDS: &[f64] = &[0.001, 0.002, 0.003, 0.005, 0.0075, 0.010, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0];
+/// The promise is 60 ms, the alarm 120 ms: both are edges.
+const DECISION_SECONDS: &[f64] = &[0.005, 0.01, 0.02, 0.04, 0.06, 0.09, 0.12, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// Long polls last up to 30 s.
+const HTTP_SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.06, 0.12, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const PUBLISH_SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
+const PUBLISH_SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0];
+
+/// Makes a constant per metric and the table of them all; the doc comment is the description.
+macro_rules! metrics_table {
+    ($(#[doc = $description:literal] $constant:ident = $name:literal, $unit:ident, $kind:expr;)+) => {
+        $(#[doc = $description] pub const $constant: &str = $name;)+
+
+        /// All metrics.
+        pub const ALL: &[Metric] = &[
+            $(Metric { name: $name, kind: $kind, unit: Unit::$unit, description: $description.trim_ascii() },)+
+        ];
+    };
+}
+
+metrics_table! {
+    /// Batches, by `outcome` (committed, failed).
+    BATCH_PROCESSED = "flashsale.batch.processed", Count, Kind::Counter;
+    /// Commands in one batch.
+    BATCH_SIZE = "flashsale.batch.size", Count, Kind::Histogram(BATCH_SIZES);
+    /// Time of one batch, by `phase` (total = from snapshot to COMMIT, db, commit).
+    BATCH_LATENCY = "flashsale.batch.latency", Seconds, Kind::Histogram(BATCH_SECONDS);
+    /// Log end minus position in records, by `topic` and `partition`; 0 on partitions that this process gave up.
+    CONSUMER_LAG = "flashsale.kafka.consumer.lag", Count, Kind::Gauge;
+    /// Age of the oldest undecided record, by `topic`.
+    KAFKA_LAG = "flashsale.kafka.lag", Seconds, Kind::Gauge;
+    /// Time from acceptance to COMMIT of one reservation.
+    RESERVATION_DECISION = "flashsale.reservation.decision", Seconds, Kind::Histogram(DECISION_SECONDS);
+    /// Decided reserve commands, by `outcome` (reserved, rejected, duplicate) and `reason`.
+    RESERVATIONS_DECIDED = "flashsale.reservations.decided", Count, Kind::Counter;
+    /// Other decided commands, by `kind` and `outcome` (done, rejected, duplicate).
+    COMMANDS_DECIDED = "flashsale.commands.decided", Count, Kind::Counter;
+    /// Batches refused because another writer owns the partition or moved its position.
+    FENCED = "flashsale.fenced", Count, Kind::Counter;
+    /// 1 while a `partition` is halted: nobody decides until an operator resumes it.
+    HALTED = "flashsale.halted", Count, Kind::Gauge;
+    /// Requests admitted without asking Redis, because it was away or late; the writer checks every limit again.
+    PRECHECK_BYPASSED = "flashsale.precheck.bypassed", Count, Kind::Counter;
+    /// Commands that could not be decided, by `reason`.
+    POISON = "flashsale.poison", Count, Kind::Counter;
+    /// COMMITs whose answer was lost, by `outcome` found afterwards (committed, not_committed, fenced).
+    COMMIT_AMBIGUOUS = "flashsale.commit.ambiguous", Count, Kind::Counter;
+    /// Time of one HTTP request, long polls included, by `method`, `route` and `status`.
+    HTTP_DURATION = "http.server.request.duration", Seconds, Kind::Histogram(HTTP_SECONDS);
+    /// HTTP requests being answered now, by `listener` (public, admin).
+    HTTP_IN_FLIGHT = "http.server.active.requests", Count, Kind::Gauge;
+    /// Commands in one publish.
+    PUBLISH_SIZE = "flashsale.ingress.publish.size", Count, Kind::Histogram(PUBLISH_SIZES);
+    /// Time from publish to delivery report.
+    PUBLISH_LATENCY = "flashsale.ingress.publish.latency", Seconds, Kind::Histogram(PUBLISH_SECONDS);
+    /// Batches whose hints for Redis were dropped because earlier ones were still waiting.
+    EFFECTS_DROPPED = "flashsale.effects.dropped", Count, Kind::Counter;
+    /// Dead letters published.
+    DEAD_LETTERS = "flashsale.dead.letters", Count, Kind::Counter;
+    /// Tickets below the position without a decision: lost, or made up by a client.
+    STATUS_NOT_FOUND_AFTER_TICKET = "flashsale.status.not.found.after.ticket", Count, Kind::Counter;
+    /// Always 1; `version` and `commit` say what runs.
+    BUILD_INFO = "flashsale.build.info", Count, Kind::Gauge;
+}
+
+/// Installs the process's recorder, describes every metric and says what runs. The handle renders `/metrics`.
+///
+/// # Errors
+/// If another recorder is installed already.
+pub fn install() -> Result<PrometheusHandle, metrics::SetRecorderError<PrometheusRecorder>> {
+    let recorder = recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)?;
+    describe_all();
+    metrics::gauge!(BUILD_INFO, "version" => super::VERSION, "commit" => super::REVISION).set(1.0);
+    Ok(handle)
+}
+
+/// A recorder that knows the buckets of every histogram; installed by [`install`], or locally by a test.
+pub fn recorder() -> PrometheusRecorder {
+    let mut builder = PrometheusBuilder::new().with_recommended_naming(true);
+    for metric in ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            // A prefix, because the exporter compares with the name after it appended the unit.
+            let matcher = Matcher::Prefix(metric.name.to_owned());
+            builder =
+                builder.set_buckets_for_metric(matcher, buckets).expect("no histogram has an empty list of buckets");
+        }
+    }
+    builder.build_recorder()
+}
+
+fn describe_all() {
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.description),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.description),
+            Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.unit, metric.description),
+        }
+    }
+}
+
+/// Tidies the recorder's histograms until `stop`; without it the memory of the process grows.
+pub async fn run_upkeep(handle: PrometheusHandle, stop: CancellationToken) {
+    let mut every = tokio::time::interval(limits::METRICS_UPKEEP_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(every.tick()).await.is_some() {
+        handle.run_upkeep();
+    }
+}
+
+/// Seconds of a duration, as histograms take them.
+pub fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records every metric once and renders.
+    fn rendered() -> String {
+        let recorder = recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe_all();
+            for metric in ALL {
+                match metric.kind {
+                    Kind::Counter => metrics::counter!(metric.name).increment(1),
+                    Kind::Gauge => metrics::gauge!(metric.name).set(1.0),
+                    Kind::Histogram(_) => metrics::histogram!(metric.name).record(0.012),
+                }
+            }
+        });
+        handle.render()
+    }
+
+    #[test]
+    fn names_are_spelled_as_operators_know_them() {
+        let text = rendered();
+        for series in [
+            "flashsale_batch_processed_total 1",
+            "flashsale_batch_size_bucket{le=\"250\"} 1",
+            "flashsale_batch_latency_seconds_bucket{le=\"0.01\"} 0",
+            "flashsale_batch_latency_seconds_bucket{le=\"0.015\"} 1",
+            "flashsale_kafka_consumer_lag 1",
+            "flashsale_kafka_lag_seconds 1",
+            "flashsale_reservation_decision_seconds_bucket{le=\"0.06\"} 1",
+            "flashsale_reservation_decision_seconds_bucket{le=\"0.12\"} 1",
+            "flashsale_reservations_decided_total 1",
+            "flashsale_commands_decided_total 1",
+            "flashsale_fenced_total 1",
+            "flashsale_halted 1",
+            "flashsale_precheck_bypassed_total 1",
+            "flashsale_poison_total 1",
+            "flashsale_commit_ambiguous_total 1",
+            "http_server_request_duration_seconds_count 1",
+            "http_server_active_requests 1",
+            "flashsale_ingress_publish_size_count 1",
+            "flashsale_ingress_publish_latency_seconds_count 1",
+            "flashsale_effects_dropped_total 1",
+            "flashsale_dead_letters_total 1",
+            "flashsale_status_not_found_after_ticket_total 1",
+            "flashsale_build_info 1",
+        ] {
+            assert!(text.lines().any(|line| line == series), "missing: {series}\n{text}");
+        }
+        assert!(!text.contains("quantile="), "a summary: some histogram has no buckets\n{text}");
+        assert!(ALL.iter().all(|m| text.contains(m.description)), "every metric says what it means");
+    }
+
+    #[test]
+    fn names_are_unique_and_dotted() {
+        let names: std::collections::BTreeSet<_> = ALL.iter().map(|m| m.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'.')), "{names:?}");
+    }
+}
