@@ -39,6 +39,8 @@ pub const PREFER_WAIT_SECONDS_MAX: u64 = 30;
 
 /// Commands in one record: 50 pack the broker's work to 5-7 CPU-us a command; more gains little and makes retries larger.
 pub const RECORD_COMMANDS_MAX: usize = 50;
+/// Bytes of one record that the topics must take: a full record of the largest commands is about 14 KiB.
+pub const RECORD_BYTES_MAX: usize = 64 * 1024;
 /// Commands in one batch. A setting (`--batch-size-max`), this is its default and the size that the measurements are about.
 pub const BATCH_SIZE_MAX: usize = 250;
 /// Upper bound of that setting: the arrays of one statement stay well under a megabyte.
@@ -53,6 +55,23 @@ pub const LOG_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const LOG_TIME_AHEAD_MAX: Duration = Duration::from_secs(5);
 /// How long the owner waits for its clock to reach such a record before it halts the partition.
 pub const LOG_TIME_AHEAD_WAIT: Duration = Duration::from_secs(10);
+
+// ---- Kafka clients ----------------------------------------------------------------------------------------------------------
+
+/// First and largest wait before a lost connection to a broker is tried again: a broker that is back is used within half a second.
+pub const BROKER_RECONNECT_WAIT_MIN: Duration = Duration::from_millis(50);
+/// See [`BROKER_RECONNECT_WAIT_MIN`].
+pub const BROKER_RECONNECT_WAIT_MAX: Duration = Duration::from_millis(500);
+/// A request that a broker leaves unanswered for this long costs its connection (a frozen broker, a cut cable).
+pub const BROKER_SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for one administrative request at set-up: a new topic's partitions get their leaders within a second or two.
+pub const TOPIC_SETUP_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between two looks whether a new topic is complete.
+pub const TOPIC_SETUP_POLL: Duration = Duration::from_millis(50);
+/// Questions about the log that wait for the one thread that asks them; beyond it they are refused at once.
+pub const LOG_QUESTIONS_MAX: usize = 4096;
+/// How often that thread serves the client library's events when nobody asks.
+pub const LOG_EVENTS_EVERY: Duration = Duration::from_secs(1);
 
 // ---- HTTP -------------------------------------------------------------------------------------------------------------------
 

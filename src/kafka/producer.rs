@@ -1,0 +1,3 @@
+//! Publishes records.
+/// Publishes records.
+pub struct Producer {}

@@ -1,0 +1,206 @@
+//! The topics that the service needs: made once by `flashsale migrate`, checked at every run of it.
+//!
+//! What makes a topic fit: the partition count that Postgres has rows for; `LogAppendTime`, because decisions take their time from the
+//! log; no compaction, because offsets must be dense. A topic that does not fit is an error that says what to do, never a silent repair.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::time::Instant;
+
+use super::KafkaError;
+use super::client::{self, LibraryLog};
+use crate::limits;
+
+/// Partitions of the dead-letter topic: dead letters are few and people read them, in the order in which they were found.
+pub const DEAD_LETTER_PARTITIONS: i32 = 1;
+
+/// The dead-letter topic that belongs to `topic`.
+pub fn dead_letter_topic(topic: &str) -> String {
+    format!("{topic}-dlq")
+}
+
+/// Why the topics are not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum TopicError {
+    /// Kafka could not be asked, or refused.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// The topic exists and does not fit.
+    #[error("topic {topic} does not fit: {what}")]
+    Unfit {
+        /// Its name.
+        topic: String,
+        /// What is wrong and what would be right.
+        what: String,
+    },
+}
+
+/// Makes the request topic with `partitions` partitions and its dead-letter topic, or checks them if they are there, and waits until every
+/// partition has a leader. `replication` is the number of copies: 1 on a developer's machine, 3 in production. May be run again.
+///
+/// # Errors
+/// [`TopicError`]; nothing is changed on a topic that exists.
+pub async fn ensure(brokers: &str, topic: &str, partitions: i32, replication: i32) -> Result<(), TopicError> {
+    assert!((1..=limits::PARTITIONS_MAX).contains(&partitions), "the configuration checks the number of partitions");
+    let admin = AdminClient::from_config_and_context(&client::config(brokers), LibraryLog)
+        .map_err(KafkaError::because("make an admin client"))?;
+    let admin = Arc::new(admin);
+    let dead_letters = dead_letter_topic(topic);
+    create(&admin, topic, partitions, replication).await?;
+    create(&admin, &dead_letters, DEAD_LETTER_PARTITIONS, replication).await?;
+    await_leaders(&admin, topic, partitions).await?;
+    await_leaders(&admin, &dead_letters, DEAD_LETTER_PARTITIONS).await?;
+    check_config(&admin, topic).await?;
+    check_config(&admin, &dead_letters).await
+}
+
+type Admin = Arc<AdminClient<LibraryLog>>;
+
+fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(limits::TOPIC_SETUP_DEADLINE))
+        .operation_timeout(Some(limits::TOPIC_SETUP_DEADLINE))
+}
+
+/// Creates one topic; that it exists is fine here.
+async fn create(admin: &Admin, topic: &str, partitions: i32, replication: i32) -> Result<(), TopicError> {
+    const ATTEMPT: &str = "create a topic";
+    let retention = limits::LOG_RETENTION.as_millis().to_string();
+    // One copy may be missing for writes to go on, as long as there are three; with two, both must not be needed.
+    let in_sync = (replication - 1).clamp(1, 2).to_string();
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication))
+        .set("message.timestamp.type", LOG_APPEND_TIME)
+        .set("cleanup.policy", DELETE)
+        .set("retention.ms", &retention)
+        .set("min.insync.replicas", &in_sync);
+    let results = admin.create_topics([&new], &options()).await.map_err(KafkaError::because(ATTEMPT))?;
+    for result in results {
+        match result {
+            Ok(_) => tracing::info!(kafka.topic = topic, kafka.partitions = partitions, "created topic"),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, code)) => {
+                return Err(KafkaError::because(ATTEMPT)(rdkafka::error::KafkaError::AdminOp(code)).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the brokers name a leader for each of the `expected` partitions.
+async fn await_leaders(admin: &Admin, topic: &str, expected: i32) -> Result<(), TopicError> {
+    let deadline = Instant::now() + limits::TOPIC_SETUP_DEADLINE;
+    loop {
+        let leaders = leaders_of(admin, topic).await;
+        match leaders {
+            Ok(leaders)
+                if !leaders.is_empty() && leaders.len() != usize::try_from(expected).expect("checked by ensure") =>
+            {
+                let what = format!(
+                    "it has {} partitions, {expected} are asked for; raise or lower the setting, or use another topic",
+                    leaders.len()
+                );
+                return Err(TopicError::Unfit { topic: topic.to_owned(), what });
+            }
+            Ok(leaders) if !leaders.is_empty() && leaders.iter().all(|has_leader| *has_leader) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error.into()),
+            Ok(_) if Instant::now() > deadline => {
+                return Err(KafkaError::Deadline { attempt: "wait for a leader of every partition" }.into());
+            }
+            Ok(_) | Err(_) => tokio::time::sleep(limits::TOPIC_SETUP_POLL).await,
+        }
+    }
+}
+
+/// For each partition of the topic whether it has a leader; empty while the brokers don't know the topic.
+async fn leaders_of(admin: &Admin, topic: &str) -> Result<Vec<bool>, KafkaError> {
+    let (admin, topic) = (Arc::clone(admin), topic.to_owned());
+    let ask = move || {
+        let metadata = admin.inner().fetch_metadata(Some(&topic), limits::LOG_PROBE_DEADLINE)?;
+        let known = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
+        Ok(known.map(|t| t.partitions().iter().map(|p| p.leader() >= 0).collect()).unwrap_or_default())
+    };
+    let asked = tokio::task::spawn_blocking(ask).await.expect("the question does not panic and is not aborted");
+    asked.map_err(KafkaError::because("read a topic's metadata"))
+}
+
+const LOG_APPEND_TIME: &str = "LogAppendTime";
+const DELETE: &str = "delete";
+
+/// Refuses a topic whose settings would break a decision.
+async fn check_config(admin: &Admin, topic: &str) -> Result<(), TopicError> {
+    const ATTEMPT: &str = "read a topic's settings";
+    let described = admin
+        .describe_configs([&ResourceSpecifier::Topic(topic)], &options())
+        .await
+        .map_err(KafkaError::because(ATTEMPT))?;
+    for resource in described {
+        let resource =
+            resource.map_err(|code| KafkaError::because(ATTEMPT)(rdkafka::error::KafkaError::AdminOp(code)))?;
+        let settings: HashMap<String, String> =
+            resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect();
+        let wrong = wrong_settings(&settings);
+        if !wrong.is_empty() {
+            return Err(TopicError::Unfit { topic: topic.to_owned(), what: wrong.join("; ") });
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a topic's settings, with the remedy; empty = it fits.
+fn wrong_settings(settings: &HashMap<String, String>) -> Vec<String> {
+    let value = |name: &str| settings.get(name).map_or("", String::as_str);
+    let mut wrong = Vec::new();
+    if value("message.timestamp.type") != LOG_APPEND_TIME {
+        wrong.push(format!(
+            "message.timestamp.type is {}, it must be {LOG_APPEND_TIME}: decisions take their time from the log",
+            value("message.timestamp.type")
+        ));
+    }
+    if value("cleanup.policy") != DELETE {
+        wrong
+            .push(format!("cleanup.policy is {}, it must be {DELETE}: offsets must be dense", value("cleanup.policy")));
+    }
+    let takes_records =
+        value("max.message.bytes").parse::<usize>().is_ok_and(|bytes| bytes >= limits::RECORD_BYTES_MAX);
+    if !takes_records {
+        wrong.push(format!(
+            "max.message.bytes is {}, it must be {} or more: a full record must fit",
+            value("max.message.bytes"),
+            limits::RECORD_BYTES_MAX
+        ));
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_fits_only_with_log_append_time_no_compaction_and_room_for_a_record() {
+        let good = [
+            ("message.timestamp.type", "LogAppendTime"),
+            ("cleanup.policy", "delete"),
+            ("max.message.bytes", "1048588"),
+        ];
+        let check = |changed: Option<(&str, &str)>| {
+            let settings = good.iter().copied().chain(changed).map(|(name, value)| (name.to_owned(), value.to_owned()));
+            wrong_settings(&settings.collect()).len()
+        };
+        assert_eq!(check(None), 0);
+        for changed in [
+            ("message.timestamp.type", "CreateTime"),
+            ("cleanup.policy", "compact"),
+            ("cleanup.policy", "compact,delete"),
+            ("max.message.bytes", "1000"),
+            ("max.message.bytes", ""),
+        ] {
+            assert_eq!(check(Some(changed)), 1, "{changed:?}");
+        }
+        assert_eq!(wrong_settings(&HashMap::new()).len(), 3, "what can't be read is not believed");
+    }
+}
