@@ -1,1 +1,153 @@
-//! Admission: what can be refused before the log.
+//! Admission: what can be refused before the log, and what must not be.
+//!
+//! In the flow: http > **admission** > ingress. A request without a key that memory can refuse is refused with no I/O. Everything else is
+//! one Redis call for many requests: keys are looked up, the user's limit is checked, provisional units are taken. All of it is advice:
+//! the writer decides again, and whatever Redis can't say is admitted.
+//!
+//! Invariants:
+//! - A refusal burns nothing: no key, no limit.
+//! - A keyed request is looked up before it is refused, in Redis, then in Postgres; if it was accepted before, the answer is the replay.
+//! - A key is known by a decision or a delivery report and by nothing else. A pending marker means: publish again.
+
+mod catalogue;
+mod lag;
+
+use uuid::Uuid;
+
+use crate::cache::Cache;
+use crate::clock::Millis;
+use crate::ids::{IdempotencyKey, Quantity, SkuId, Ticket, UserId};
+use crate::ingress::Delivery;
+use crate::store::Store;
+use tokio_util::task::TaskTracker;
+
+pub use catalogue::{Catalogue, Found, SoldOut};
+pub use lag::{Lag, LagClock, watch_partitions};
+
+/// A reserve request as it came in, with types that cannot be wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReserveRequest {
+    /// Who buys.
+    pub user: UserId,
+    /// What.
+    pub sku: SkuId,
+    /// How many units.
+    pub quantity: Quantity,
+    /// The client's name for this request.
+    pub key: Option<IdempotencyKey>,
+    /// When it came, by this process' clock: microseconds since 1970-01-01 UTC. The same number goes into the log.
+    pub received_at_us: i64,
+}
+
+/// What admission says.
+#[derive(Debug)]
+pub enum Admitted {
+    /// Publish it, then tell [`Publish::settle`] what became of it.
+    Publish(Publish),
+    /// The same request was accepted before: answer as then.
+    Replay(Replay),
+    /// Refuse it; nothing happened.
+    Refused(Refusal),
+}
+
+/// A request that may go into the log.
+#[derive(Debug)]
+pub struct Publish {
+    /// Id of the reservation that it makes.
+    pub id: Uuid,
+    /// The partition that its SKU is pinned to.
+    pub partition: i32,
+    /// The same keyed request was tried before and nobody knows what became of it: it is published again under the same id.
+    pub is_retry: bool,
+    settle: Settle,
+}
+
+#[derive(Debug)]
+struct Settle {}
+
+/// A request that was accepted before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Its reservation.
+    pub id: Uuid,
+    /// Where it stands in the log, if known.
+    pub ticket: Option<Ticket>,
+    /// It has its decision; the row is in Postgres.
+    pub is_decided: bool,
+}
+
+/// Why a request is not published, by precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// 503: the SKU's partition is too far behind, or too much waits for admission itself.
+    Overloaded {
+        /// `outcome: unknown`: nobody can say now whether an earlier request with this key was accepted; this is its reservation's id.
+        maybe_accepted: Option<Uuid>,
+    },
+    /// 503 `OVERLOADED`: Postgres can't be asked about a SKU that is not in memory.
+    Unavailable {
+        /// As in `Overloaded`.
+        maybe_accepted: Option<Uuid>,
+    },
+    /// 422: the same user used this key for another body or another SKU.
+    KeyReused,
+    /// 404: the SKU is not configured, by a look-up less than a second old.
+    UnknownSku,
+    /// 503: the partition waits for an operator.
+    Halted {
+        /// As in `Overloaded`.
+        maybe_accepted: Option<Uuid>,
+    },
+    /// 403.
+    SaleNotStarted {
+        /// When it starts.
+        starts_at: Millis,
+    },
+    /// 403.
+    SaleEnded {
+        /// When it ended.
+        ends_at: Millis,
+    },
+    /// 409.
+    UserLimit {
+        /// Units that one user may hold or own.
+        limit: u32,
+        /// Units that this user may still ask for.
+        remaining: u32,
+    },
+    /// 409.
+    SoldOut {
+        /// Units left.
+        available: i64,
+        /// Units are held and some of them may come back.
+        holds_pending: bool,
+    },
+}
+
+/// Handle; cheap to clone.
+#[derive(Clone)]
+pub struct Admission {}
+
+impl Admission {
+    /// Starts the tasks that ask Redis and Postgres for many requests at once; they end when the last handle is gone and what is queued
+    /// is done. Without a `cache` everything is admitted unchecked.
+    pub fn start(cache: Option<Cache>, store: Store, catalogue: Catalogue, tasks: &TaskTracker) -> Self {
+        let _ = (cache, store, catalogue, tasks);
+        unimplemented!()
+    }
+
+    /// Decides whether `request` may go into the log. Takes at most [`crate::limits::REDIS_DEADLINE`] for Redis, and only for keyed
+    /// requests that would be refused and for unknown SKUs also [`crate::limits::READ_DEADLINE`] for Postgres.
+    pub async fn admit(&self, request: &ReserveRequest) -> Admitted {
+        let _ = request;
+        unimplemented!()
+    }
+}
+
+impl Publish {
+    /// Says what became of the request. Never waits: Redis is told later, with others. A `Publish` that is dropped instead is as
+    /// [`Delivery::Unknown`]: its hints expire by themselves.
+    pub fn settle(self, delivery: &Delivery) {
+        let _ = (self.settle, delivery);
+    }
+}

@@ -1,1 +1,250 @@
 //! Redis: hints only. Empty, stale or down, the service is slower or stricter, never wrong.
+//!
+//! One script call serves many requests, on the way in ([`Cache::admit`], [`Cache::settle`]) and after COMMIT
+//! ([`Cache::apply_effects`]). All keys stand below one prefix:
+//!
+//! | key | what | life |
+//! |---|---|---|
+//! | `u:{sku}` | hash: user -> units as last decided, absolute | [`limits::USER_UNITS_TTL`] |
+//! | `q:{sku}:{minute}` | hash: user -> units accepted in that minute and not decided yet | [`limits::PROVISIONAL_TTL`] |
+//! | `k:{marker name}` | marker of a keyed request: state, reservation id, fingerprint, ticket | [`limits::KEY_MARKER_TTL`] |
+//! | `birth` | Redis' time when this instance was first met empty: how far back it can vouch for absence | for ever |
+//! | `f:{partition}` | fence: epoch and position of the last effects that were applied | [`limits::USER_UNITS_TTL`] |
+//! | `decisions` | pub/sub channel: one [`message`] per batch | |
+//!
+//! Vouching for absence presumes an instance that keeps what it was told until it expires, or forgets everything at once: no
+//! persistence, `maxmemory-policy noeviction`.
+//!
+//! Calls on the path of a request have a deadline of [`limits::REDIS_DEADLINE`] and a [`breaker`]; everything else runs beside it with
+//! [`limits::REDIS_BACKGROUND_DEADLINE`].
+
+mod admit;
+mod breaker;
+mod connection;
+mod effects;
+pub mod message;
+mod settle;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use redis::aio::ConnectionManager;
+use uuid::Uuid;
+
+use crate::effects::BatchEffects;
+use crate::ids::{Quantity, SkuId, Ticket, UserId};
+use crate::limits;
+use breaker::Breaker;
+
+/// Why Redis did not answer. Nobody's request fails because of it.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The URL is not one. The only error of [`Cache::new`].
+    #[error("not a redis URL")]
+    Url {
+        /// What is wrong with it.
+        #[source]
+        source: redis::RedisError,
+    },
+    /// The server could not be asked, or refused.
+    #[error("could not {attempt}")]
+    Query {
+        /// What was attempted.
+        attempt: &'static str,
+        /// Why it failed.
+        #[source]
+        source: redis::RedisError,
+    },
+    /// No answer within the deadline.
+    #[error("no answer in time: {attempt}")]
+    Deadline {
+        /// What was attempted.
+        attempt: &'static str,
+    },
+    /// Not asked, because it failed [`limits::BREAKER_FAILURES`] times in a row lately.
+    #[error("redis is spared after failures")]
+    Spared,
+    /// An answer that this build can't read.
+    #[error("unreadable answer: {attempt}")]
+    Unreadable {
+        /// What was attempted.
+        attempt: &'static str,
+    },
+}
+
+/// Handle to Redis; cheap to clone. Connects when first used and again whenever the connection is lost.
+#[derive(Clone)]
+pub struct Cache {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: redis::Client,
+    prefix: String,
+    /// For calls with a request behind them: never behind a big write in one socket.
+    front: ConnectionManager,
+    /// For everything else.
+    background: ConnectionManager,
+    breaker: Mutex<Breaker>,
+    scripts: connection::Scripts,
+}
+
+/// One request as the admission script sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmissionItem {
+    /// Who buys.
+    pub user: UserId,
+    /// What.
+    pub sku: SkuId,
+    /// How many units.
+    pub quantity: Quantity,
+    /// The SKU's limit per user.
+    pub limit: u32,
+    /// Minute of `received_at` (since 1970-01-01 UTC): names the hash that the provisional units are taken from.
+    pub minute: i64,
+    /// Of a keyed request.
+    pub key: Option<KeyMarker>,
+    /// The request will be refused for another reason unless its key is known: only its key is looked up, nothing is written.
+    pub refused_already: bool,
+}
+
+/// What a keyed request is recognised by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyMarker {
+    /// [`crate::ids::key_marker_name`].
+    pub name: String,
+    /// [`crate::ids::keyed_reservation_id`].
+    pub id: Uuid,
+    /// [`crate::ids::fingerprint`].
+    pub fingerprint: String,
+}
+
+/// What Redis says about one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdmissionAnswer {
+    /// Within the limit: provisional units are taken and, for a keyed request, a pending marker is written.
+    Ok,
+    /// The key is not known here; nothing was written (`refused_already`).
+    Absent,
+    /// This very request was delivered or decided before.
+    Replay {
+        /// Its reservation.
+        id: Uuid,
+        /// Where it stands in the log, if that was told.
+        ticket: Option<Ticket>,
+    },
+    /// This very request was tried before and nobody knows what became of it: publish it again. Units are taken already.
+    Pending,
+    /// The key was used for another body, or for another SKU.
+    KeyReused,
+    /// The user would hold, own or have asked for more than the limit. Nothing was written.
+    OverLimit {
+        /// Units that the user may still ask for.
+        remaining: u32,
+    },
+}
+
+/// The answers of one admission call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmissionRead {
+    /// One per item, same order.
+    pub answers: Vec<AdmissionAnswer>,
+    /// How long this Redis has remembered everything that it was told.
+    pub memory_age: Duration,
+}
+
+/// What became of an admitted request on its way into the log, for Redis to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettleItem {
+    /// In the log: its key is known from now on.
+    Delivered {
+        /// Of the keyed request; others need no call.
+        key: KeyMarker,
+        /// Where it stands.
+        ticket: Ticket,
+    },
+    /// Definitely not in the log: the provisional units go back and a marker that is still pending is removed. A key that another
+    /// attempt made known meanwhile keeps both.
+    NotSent {
+        /// Who asked.
+        user: UserId,
+        /// For what.
+        sku: SkuId,
+        /// How many units were taken.
+        quantity: Quantity,
+        /// The minute that they were taken from.
+        minute: i64,
+        /// Of a keyed request.
+        key: Option<KeyMarker>,
+    },
+}
+
+impl Cache {
+    /// A handle for the server at `redis_url`; keys stand below `prefix`. Connects to nothing yet. Needs a Tokio runtime around it.
+    ///
+    /// # Errors
+    /// [`CacheError::Url`].
+    pub fn new(redis_url: &str, prefix: &str) -> Result<Self, CacheError> {
+        let client = redis::Client::open(redis_url).map_err(|source| CacheError::Url { source })?;
+        let front = connection::lazy(&client)?;
+        let background = connection::lazy(&client)?;
+        let inner = Inner {
+            client,
+            prefix: prefix.to_owned(),
+            front,
+            background,
+            breaker: Mutex::new(Breaker::default()),
+            scripts: connection::Scripts::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Looks up keys, checks limits and takes provisional units for up to [`limits::ADMISSION_CALL_MAX`] requests, as if each were
+    /// asked after the one before it. `is_memory_new` = keyed requests were accepted without a marker lately: Redis counts its memory
+    /// from now.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`limits::REDIS_DEADLINE`]; the call may have had its effects nevertheless.
+    pub async fn admit(&self, items: &[AdmissionItem], is_memory_new: bool) -> Result<AdmissionRead, CacheError> {
+        admit::call(&self.inner, items, is_memory_new).await
+    }
+
+    /// Tells Redis what became of requests. Best effort: what is lost here expires.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`limits::REDIS_BACKGROUND_DEADLINE`].
+    pub async fn settle(&self, items: &[SettleItem]) -> Result<(), CacheError> {
+        settle::call(&self.inner, items).await
+    }
+
+    /// Writes the hints of a committed batch and publishes its [`message`], unless effects of a newer or the same (epoch, position)
+    /// were applied before; returns whether it did.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`limits::REDIS_BACKGROUND_DEADLINE`].
+    pub async fn apply_effects(&self, effects: &BatchEffects) -> Result<bool, CacheError> {
+        effects::call(&self.inner, effects).await
+    }
+
+    /// The messages of all batches from now on, undecoded. Ends when the connection is lost.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`limits::REDIS_BACKGROUND_DEADLINE`].
+    pub async fn subscribe(&self) -> Result<impl Stream<Item = Vec<u8>> + Send + use<>, CacheError> {
+        const ATTEMPT: &str = "subscribe to decisions";
+        let connecting = async {
+            let mut pubsub = self.inner.client.get_async_pubsub().await?;
+            pubsub.subscribe(self.inner.channel()).await?;
+            Ok(pubsub.into_on_message())
+        };
+        let messages = connection::within(limits::REDIS_BACKGROUND_DEADLINE, ATTEMPT, connecting).await?;
+        Ok(messages.map(|message| message.get_payload_bytes().to_vec()))
+    }
+}
+
+impl Inner {
+    fn channel(&self) -> String {
+        format!("{}decisions", self.prefix)
+    }
+}

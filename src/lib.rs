@@ -15,6 +15,7 @@ pub mod limits;
 pub mod shutdown;
 pub mod status;
 pub mod store;
+pub mod subscription;
 pub mod telemetry;
 pub mod waiters;
 pub mod wire;

@@ -105,6 +105,12 @@ pub const SOLD_OUT_LEASE: Duration = Duration::from_secs(1);
 pub const SOLD_OUT_RENEW_EVERY: Duration = Duration::from_millis(400);
 /// Age of the oldest undecided request at which intake answers 503 `OVERLOADED`: under half of the shortest hold.
 pub const INTAKE_LAG_MAX: Duration = Duration::from_secs(4);
+/// Keyed requests waiting to be looked up in Postgres before they are refused; beyond it 503 `OVERLOADED`.
+pub const KEY_LOOKUP_QUEUE_MAX: usize = 10_000;
+/// Growth of the log that the lag clock tells apart; finer steps are added to the older one, so the lag is never understated.
+pub const LAG_RESOLUTION: Duration = Duration::from_millis(50);
+/// Steps of one partition's log that the lag clock remembers: more than [`INTAKE_LAG_MAX`] of growth at full resolution.
+pub const LAG_STEPS_MAX: usize = 128;
 /// How often positions and log ends are compared for the lag.
 pub const LAG_PROBE_EVERY: Duration = Duration::from_millis(500);
 
@@ -130,6 +136,18 @@ pub const PROVISIONAL_TTL: Duration = Duration::from_secs(180);
 pub const USER_UNITS_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Batches whose effects may wait for a slow Redis, per partition; beyond it they are dropped and counted.
 pub const EFFECTS_BEHIND_MAX: usize = 4;
+/// Time that the last effects of a stopping worker get: every batch that may wait, at the deadline of one call each.
+pub const EFFECTS_DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+/// What became of published requests, waiting to be told to Redis; beyond it Redis is not told, and the hints expire by themselves.
+pub const SETTLE_QUEUE_MAX: usize = 10_000;
+/// Of those in one call.
+pub const SETTLE_CALL_MAX: usize = 250;
+/// Redis' view of one minute reaches back this many minutes: with [`PROVISIONAL_TTL`], all that has not expired.
+pub const PROVISIONAL_MINUTES: i64 = 3;
+/// Commands on their way through one connection: far more than the callers have, so it only stops a leak.
+pub const REDIS_PIPELINE_MAX: usize = 1024;
+/// Bytes of a pub/sub message that are read: a full batch of the largest setting needs under 100 KiB.
+pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Wait between two attempts to subscribe again.
 pub const RESUBSCRIBE_EVERY: Duration = Duration::from_millis(250);
 

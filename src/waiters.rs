@@ -4,42 +4,116 @@
 //! come from Redis (one message per batch), directly from the consumer in the same process, and from the sweep that reads all open
 //! waiters every [`crate::limits::WAITER_SWEEP_EVERY`]: a lost one costs that much, never the whole wait. Being woken says only
 //! "read again"; the truth is read from Postgres.
+//!
+//! A wake-up is remembered by its waiter until it is taken, so it does not matter whether the waiter is inside
+//! [`Waiter::woken`] when it comes. Several wake-ups before the next look are one.
 
-use std::sync::Arc;
+mod sweep;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
+
+pub use sweep::sweep;
+
+/// Locks of the registry: enough that two threads rarely meet, few enough that listing all ids stays cheap.
+const SHARDS: usize = 16;
 
 /// The registry; cheap to clone.
 #[derive(Clone, Default)]
 pub struct Waiters {
-    _inner: Arc<()>,
+    shards: Arc<[Mutex<Shard>; SHARDS]>,
+}
+
+type Shard = HashMap<Uuid, Vec<Registration>>;
+
+struct Registration {
+    since: Instant,
+    signal: Arc<Notify>,
 }
 
 /// One registration; dropping it ends it.
-pub struct Waiter {}
+pub struct Waiter {
+    id: Uuid,
+    signal: Arc<Notify>,
+    waiters: Waiters,
+}
 
 impl Waiters {
     /// Registers interest in an id (a reservation's or a command's). Many may wait for one id.
     pub fn register(&self, id: Uuid) -> Waiter {
-        let _ = id;
-        unimplemented!()
+        let signal = Arc::new(Notify::new());
+        let registration = Registration { since: Instant::now(), signal: Arc::clone(&signal) };
+        self.shard(id).entry(id).or_default().push(registration);
+        Waiter { id, signal, waiters: self.clone() }
     }
 
     /// Wakes whoever waits for one of these ids. Cheap for ids that nobody waits for.
     pub fn wake(&self, ids: &[Uuid]) {
-        let _ = ids;
-        unimplemented!()
+        for id in ids {
+            if let Some(registrations) = self.shard(*id).get(id) {
+                // `notify_one` keeps the wake-up for a waiter that is not looking right now.
+                registrations.iter().for_each(|r| r.signal.notify_one());
+            }
+        }
     }
 
     /// The ids that somebody waits for now.
     pub fn open_ids(&self) -> Vec<Uuid> {
-        unimplemented!()
+        self.ids_where(|_| true)
     }
+
+    /// The ids that somebody has been waiting for since `age` ago or longer: the sweep leaves younger ones to the messages.
+    pub fn ids_older_than(&self, age: Duration) -> Vec<Uuid> {
+        let now = Instant::now();
+        self.ids_where(|registration| now.duration_since(registration.since) >= age)
+    }
+
+    fn ids_where(&self, is_meant: impl Fn(&Registration) -> bool) -> Vec<Uuid> {
+        let mut ids = Vec::new();
+        for shard in self.shards.iter() {
+            let shard = lock(shard);
+            ids.extend(
+                shard.iter().filter(|(_, registrations)| registrations.iter().any(&is_meant)).map(|(id, _)| *id),
+            );
+        }
+        ids
+    }
+
+    fn shard(&self, id: Uuid) -> MutexGuard<'_, Shard> {
+        // The last byte is random in every kind of id that we make.
+        lock(&self.shards[usize::from(id.as_bytes()[15]) % SHARDS])
+    }
+}
+
+/// Nothing here panics while it holds the lock, and a map of waiters would be whole even then.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Waiter {
     /// Returns at the first wake-up since registration or since the last return. Cancel-safe.
     pub async fn woken(&mut self) {
-        unimplemented!()
+        self.signal.notified().await;
     }
 }
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut shard = self.waiters.shard(self.id);
+        if let Entry::Occupied(mut entry) = shard.entry(self.id) {
+            entry.get_mut().retain(|registration| !Arc::ptr_eq(&registration.signal, &self.signal));
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
