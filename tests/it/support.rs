@@ -3,4 +3,5 @@
 #![allow(dead_code, reason = "not every topic uses every helper")]
 
 pub mod memory;
+pub mod oracle;
 pub mod wait;
