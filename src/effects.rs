@@ -14,9 +14,8 @@ use crate::admission::Catalogue;
 use crate::cache::Cache;
 use crate::ids::{SkuId, UserId};
 use crate::limits;
+use crate::telemetry::metrics::EFFECTS_DROPPED;
 use crate::waiters::Waiters;
-
-const EFFECTS_DROPPED: &str = "flashsale.effects.dropped";
 
 /// The hints of one committed batch. Values are absolute, except the provisional units that it settles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Catalogue;
 use crate::ids::Ticket;
+use crate::kafka::LogEnds;
 use crate::store::Store;
 
 /// Lag of one partition. Being written.
@@ -36,12 +37,15 @@ impl Lag {
     }
 }
 
-/// Every [`crate::limits::LAG_PROBE_EVERY`] reads positions and halts from Postgres and, by `log_end`, where each partition's log ends
-/// (`None` = can't be asked now); sets the lag gauges. Until `stop`.
-pub async fn watch_partitions<F>(catalogue: Catalogue, store: Store, topic: String, log_end: F, stop: CancellationToken)
-where
-    F: AsyncFn(i32) -> Option<i64> + Send,
-{
-    let _ = (catalogue, store, topic, log_end, stop);
+/// Every [`crate::limits::LAG_PROBE_EVERY`] reads positions and halts from Postgres and where each partition's log ends from Kafka, and
+/// sets the lag gauges. Ends when `stop` is cancelled.
+pub async fn watch_partitions(
+    catalogue: Catalogue,
+    store: Store,
+    log_ends: LogEnds,
+    topic: String,
+    stop: CancellationToken,
+) {
+    let _ = (catalogue, store, topic, log_ends, stop);
     unimplemented!()
 }

@@ -62,7 +62,7 @@ fn dropping_ends_the_registration_and_only_that() {
     drop(first);
     assert_eq!(waiters.open_ids(), [id(1)]);
     drop(second);
-    assert_eq!(waiters.open_ids(), []);
+    assert_eq!(waiters.open_ids(), Vec::<Uuid>::new());
     assert!(waiters.shards.iter().all(|shard| lock(shard).is_empty()));
 }
 
@@ -70,7 +70,7 @@ fn dropping_ends_the_registration_and_only_that() {
 fn unknown_ids_leave_nothing_behind() {
     let waiters = Waiters::default();
     waiters.wake(&(0..1000).map(id).collect::<Vec<_>>());
-    assert_eq!(waiters.open_ids(), []);
+    assert_eq!(waiters.open_ids(), Vec::<Uuid>::new());
 }
 
 #[test]
@@ -78,5 +78,5 @@ fn the_sweep_sees_only_those_who_wait_long() {
     let waiters = Waiters::default();
     let _waiter = waiters.register(id(1));
     assert_eq!(waiters.ids_older_than(Duration::ZERO), [id(1)]);
-    assert_eq!(waiters.ids_older_than(Duration::from_secs(3600)), []);
+    assert_eq!(waiters.ids_older_than(Duration::from_secs(3600)), Vec::<Uuid>::new());
 }
