@@ -12,6 +12,7 @@ pub mod ingress;
 pub mod inventory;
 pub mod kafka;
 pub mod limits;
+pub mod pace;
 pub mod shutdown;
 pub mod status;
 pub mod store;

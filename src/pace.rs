@@ -1,0 +1,133 @@
+//! Pacing: how natural batching keeps from making many small batches out of a crowd.
+//!
+//! Used by the ingress lanes (publishes, [`limits::PUBLISH_PACE`]) and the partition workers (batches, [`limits::BATCH_PACE`]). While few
+//! arrive, work starts at once: nobody waits for company. Above [`limits::PACE_ABOVE_PER_SECOND`] the next start comes no sooner than a
+//! fixed time after the last one, unless there is a full load: an ack takes 0.2 ms, so unpaced batching would make records of a handful.
+//!
+//! Pure: time comes in as arguments.
+
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+/// Decides when the next publish or batch may start. One per lane or partition.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    every: Duration,
+    per_second: f64,
+    counted_at: Instant,
+    started_at: Option<Instant>,
+}
+
+impl Pace {
+    /// A pace of one start per `every` at most, once arrivals are frequent.
+    pub fn new(every: Duration, now: Instant) -> Self {
+        assert!(every < limits::RATE_WINDOW, "a pace slower than its own measurement would swing");
+        Self { every, per_second: 0.0, counted_at: now, started_at: None }
+    }
+
+    /// Counts arrivals, at the moment when they are taken.
+    pub fn arrived(&mut self, count: usize, now: Instant) {
+        #[expect(clippy::cast_precision_loss, reason = "counts are below 2^52")]
+        let count = count as f64;
+        self.per_second = self.per_second_at(now) + count / limits::RATE_WINDOW.as_secs_f64();
+        self.counted_at = self.counted_at.max(now);
+    }
+
+    /// Arrivals per second, averaged with exponentially fading weights over [`limits::RATE_WINDOW`].
+    pub fn per_second_at(&self, now: Instant) -> f64 {
+        let silent = now.saturating_duration_since(self.counted_at);
+        self.per_second * (-silent.as_secs_f64() / limits::RATE_WINDOW.as_secs_f64()).exp()
+    }
+
+    /// How long to go on gathering before the next start; zero = start now. `is_full` = there is a whole load.
+    pub fn wait(&self, is_full: bool, now: Instant) -> Duration {
+        match self.started_at {
+            Some(started_at) if !is_full && self.per_second_at(now) > limits::PACE_ABOVE_PER_SECOND => {
+                (started_at + self.every).saturating_duration_since(now)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Notes a start.
+    pub fn started(&mut self, now: Instant) {
+        self.started_at = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = limits::PUBLISH_PACE;
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A pace that started at `t0` and has seen `per_ms` arrivals in each of the last 500 ms before it.
+    fn after_rate(per_ms: usize, t0: Instant) -> Pace {
+        let mut pace = Pace::new(EVERY, t0 - 500 * MS);
+        for ms in 0..=500 {
+            pace.arrived(per_ms, t0 - (500 - ms) * MS);
+        }
+        pace.started(t0);
+        pace
+    }
+
+    fn long_ago() -> Instant {
+        // Room before it for the arrivals that a test makes up.
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn the_first_start_never_waits() {
+        let t0 = long_ago();
+        let mut pace = Pace::new(EVERY, t0);
+        pace.arrived(10_000, t0);
+        assert_eq!(pace.wait(false, t0), Duration::ZERO);
+    }
+
+    #[test]
+    fn few_arrivals_are_not_paced() {
+        let t0 = long_ago();
+        assert_eq!(after_rate(1, t0).wait(false, t0), Duration::ZERO, "1,000 a second");
+    }
+
+    #[test]
+    fn many_arrivals_wait_for_the_pace_and_no_longer() {
+        let t0 = long_ago();
+        let pace = after_rate(5, t0);
+        assert_eq!(pace.wait(false, t0), EVERY, "5,000 a second");
+        assert_eq!(pace.wait(false, t0 + MS), EVERY - MS);
+        assert_eq!(pace.wait(false, t0 + EVERY), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_full_load_starts_at_once() {
+        let t0 = long_ago();
+        assert_eq!(after_rate(25, t0).wait(true, t0), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_arrivals_and_fades() {
+        let t0 = long_ago();
+        let pace = after_rate(5, t0);
+        let rate = pace.per_second_at(t0);
+        assert!((4_900.0..5_200.0).contains(&rate), "{rate}");
+        assert!(pace.per_second_at(t0 + 5 * limits::RATE_WINDOW) < 100.0);
+        assert_eq!(pace.per_second_at(t0 - MS), rate, "a clock reading from before changes nothing");
+    }
+
+    #[test]
+    fn arrivals_in_lumps_count_as_much_as_one_by_one() {
+        let t0 = long_ago();
+        let (mut lumps, mut single) = (Pace::new(EVERY, t0), Pace::new(EVERY, t0));
+        for ms in 0..1000_u32 {
+            single.arrived(3, t0 + ms * MS);
+            if ms % 10 == 9 {
+                lumps.arrived(30, t0 + ms * MS);
+            }
+        }
+        let (lumps, single) = (lumps.per_second_at(t0 + 999 * MS), single.per_second_at(t0 + 999 * MS));
+        assert!((lumps - single).abs() / single < 0.06, "{lumps} {single}");
+    }
+}
