@@ -5,4 +5,5 @@
 
 mod decide_properties;
 mod decide_table;
+mod kafka_log;
 mod support;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every topic uses every helper")]
 
+pub mod kafka;
 pub mod memory;
 pub mod oracle;
 pub mod wait;
