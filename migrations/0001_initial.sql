@@ -159,6 +159,6 @@ CREATE TABLE poison (
   PRIMARY KEY (partition, log_offset, log_index)
 );
 COMMENT ON TABLE poison IS 'Commands that could not be decided, with their bytes; published to the dead-letter topic after COMMIT.';
-COMMENT ON COLUMN poison.log_index IS '-1 = the record as a whole';
+COMMENT ON COLUMN poison.log_index IS '0 for a record that can''t be read at all.';
 CREATE INDEX poison_command_id ON poison (command_id) WHERE command_id IS NOT NULL;
 CREATE INDEX poison_unpublished ON poison (partition, log_offset) WHERE published_at IS NULL;

@@ -200,6 +200,14 @@ pub const RECLAIM_ATTEMPTS_MAX: u32 = 3;
 pub const RECLAIM_WAIT: Duration = Duration::from_millis(200);
 /// How often a halted partition looks whether an operator resumed it, and a healthy one whether its log is still whole.
 pub const HALT_RECHECK_EVERY: Duration = Duration::from_secs(1);
+/// How soon the client library fetches again after its queue was full (its default of a second would stall a partition).
+pub const FETCH_BACKOFF: Duration = Duration::from_millis(5);
+/// How soon it fetches again after an error of the broker.
+pub const FETCH_ERROR_BACKOFF: Duration = Duration::from_millis(50);
+/// How often positions are told to Kafka, for lag tools only.
+pub const ACK_EVERY: Duration = Duration::from_secs(1);
+/// How long closing the consumer may take before the process goes on without it (closing can hang in the client library).
+pub const CONSUMER_CLOSE_DEADLINE: Duration = Duration::from_secs(4);
 /// How often the log's ends are compared with the position.
 pub const LOG_PROBE_EVERY: Duration = Duration::from_secs(10);
 /// Deadline of one question to a broker (log ends, one record).

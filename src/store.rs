@@ -8,6 +8,7 @@ mod batch;
 mod catalogue;
 mod connect;
 mod dead_letters;
+mod last_effects;
 mod migrate;
 mod partitions;
 mod reads;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::command::PoisonReason;
 use super::snapshot::Sku;
 use crate::clock::Millis;
-use crate::ids::{Place, SkuId};
+use crate::ids::{Place, SkuId, UserId};
 
 /// The answer to one command. A business result: data, not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +169,8 @@ pub struct Changes {
     pub log_time: Millis,
     /// The SKUs that changed.
     pub skus: BTreeMap<SkuId, SkuChange>,
+    /// Units that users hold or own now, where the batch changed them.
+    pub units: BTreeMap<(SkuId, UserId), i64>,
 }
 
 /// One SKU before and after a batch.

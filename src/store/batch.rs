@@ -174,16 +174,20 @@ impl BatchTransaction<'_> {
         }
     }
 
-    /// Gives the transaction up and hands `error` back. The writer keeps its connection if the server confirms the rollback.
-    pub async fn roll_back(mut self, error: BatchError) -> BatchError {
-        if matches!(error, BatchError::Lost(_)) {
-            return error;
+    /// Gives the transaction up and hands `error` back.
+    pub async fn roll_back(self, error: BatchError) -> BatchError {
+        if !matches!(error, BatchError::Lost(_)) {
+            self.abandon().await;
         }
+        error
+    }
+
+    /// Ends a trial: nothing of it is kept. The writer keeps its connection if the server confirms the rollback.
+    pub async fn abandon(mut self) {
         let rollback = sqlx::raw_sql("ROLLBACK").execute(&mut self.conn);
         if ask("roll a batch back", limits::STATEMENT_DEADLINE, rollback).await.is_ok() {
             self.writer.conn = Some(self.conn);
         }
-        error
     }
 }
 

@@ -1,0 +1,80 @@
+//! Dead letters: poison that is stored but not yet in the dead-letter topic is published and marked, again and again until it is.
+//!
+//! After COMMIT, beside the batches: between the two nothing can be lost, because the row says what is still to do. Each process does it for
+//! its own partitions; a letter may still be published twice (a crash before the mark), and readers know it by its key, the place in the
+//! request log.
+
+use std::time::Duration;
+
+use metrics::counter;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use crate::kafka::client;
+use crate::limits;
+use crate::store::{DeadLetter, Store};
+use crate::telemetry::metrics as names;
+
+/// Starts the task; it ends with `stop`.
+pub(super) fn start(
+    config: &Config,
+    store: Store,
+    owned: watch::Receiver<Vec<i32>>,
+    stop: CancellationToken,
+) -> Result<JoinHandle<()>, KafkaError> {
+    let producer: FutureProducer = client::config(&config.kafka_brokers)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("message.timeout.ms", limits::MESSAGE_TIMEOUT.as_millis().to_string())
+        .create()?;
+    let topic = config.dead_letter_topic.clone();
+    Ok(tokio::spawn(async move {
+        loop {
+            let partitions = owned.borrow().clone();
+            publish_all(&store, &partitions, &producer, &topic).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(limits::DEAD_LETTER_EVERY) => {}
+            }
+        }
+    }))
+}
+
+/// Publishes what is there, oldest first, until nothing is left or something fails.
+async fn publish_all(store: &Store, partitions: &[i32], producer: &FutureProducer, topic: &str) {
+    loop {
+        let letters = match store.load_dead_letters(partitions).await {
+            Ok(letters) if letters.is_empty() => return,
+            Ok(letters) => letters,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "could not read dead letters");
+                return;
+            }
+        };
+        for letter in &letters {
+            if let Err(error) = publish(producer, topic, letter).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "could not publish a dead letter yet");
+                return;
+            }
+            if let Err(error) = store.mark_dead_letter_published(letter).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "could not mark a dead letter");
+                return;
+            }
+            counter!(names::DEAD_LETTERS).increment(1);
+        }
+    }
+}
+
+async fn publish(producer: &FutureProducer, topic: &str, letter: &DeadLetter) -> Result<(), KafkaError> {
+    let key = format!("{}.{}.{}", letter.partition, letter.offset, letter.index);
+    let headers = OwnedHeaders::new().insert(Header { key: "reason", value: Some(letter.reason.as_bytes()) });
+    let record = FutureRecord::to(topic).key(&key).payload(&letter.raw).headers(headers);
+    // Zero: a full queue is an error at once, not a sleep inside the library.
+    producer.send(record, Duration::ZERO).await.map(drop).map_err(|(error, _)| error)
+}

@@ -1,0 +1,472 @@
+//! A partition's worker between a claim and its end: gather, decide, commit, effects; batch after batch.
+//!
+//! Natural batching: while one batch commits, the next gathers in the channel; nobody waits for a timer to fill it. Under load batches are
+//! paced ([`limits::BATCH_PACE`]), because a transaction has a fixed price.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use metrics::{counter, histogram};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::gather::{Batch, Gather, Obstacle};
+use super::partition::{Partition, fault_of_ends};
+use super::poll::Record;
+use crate::clock::Millis;
+use crate::effects::Effects;
+use crate::inventory::{Command, Logged, Outcome, PoisonReason, Snapshot, Unfit};
+use crate::limits;
+use crate::pace::Pace;
+use crate::store::{BatchError, Claim, Standing, StoreError, Writer};
+use crate::telemetry::metrics as names;
+
+mod report;
+
+/// The pure function that decides; a value, so that a test can pass one that fails.
+pub type Decide = fn(&Snapshot, &[Logged]) -> Outcome;
+
+/// Why a worker stopped deciding.
+#[derive(Debug)]
+pub(super) enum BatchEnd {
+    /// It was told to.
+    Stopped,
+    /// Another writer owns the partition.
+    Fenced,
+    /// The position in the database is another one than expected, though the claim is still ours (a failover moved it back), or the client
+    /// skipped records: start again from what is stored.
+    ClaimAgain,
+    /// A contradiction.
+    Halt(String),
+    /// A record that this build must not decide.
+    NewerBuild { offset: i64, version: u8 },
+}
+
+/// What one attempt at a batch came to.
+enum Attempt {
+    Committed(Outcome),
+    /// Nothing was committed; try again after a wait. `is_counted`: a batch has only so many of these.
+    Again {
+        reason: String,
+        is_counted: bool,
+    },
+    /// Some command of the batch is poison: find it.
+    Poison,
+    End(BatchEnd),
+}
+
+pub(super) struct Worker<'p> {
+    partition: &'p Partition,
+    writer: Writer,
+    records: mpsc::Receiver<Record>,
+    effects: &'p Effects,
+    position: i64,
+    log_time: Millis,
+    decided: Arc<AtomicI64>,
+    gather: Gather,
+    pace: Pace,
+    /// When the log's ends were last compared with the position.
+    checked_at: Instant,
+}
+
+impl<'p> Worker<'p> {
+    pub fn new(
+        partition: &'p Partition,
+        writer: Writer,
+        claim: &Claim,
+        records: mpsc::Receiver<Record>,
+        decided: Arc<AtomicI64>,
+        effects: &'p Effects,
+    ) -> Self {
+        Self {
+            partition,
+            writer,
+            records,
+            effects,
+            position: claim.position,
+            log_time: claim.log_time,
+            decided,
+            gather: Gather::new(claim.position, partition.config.batch_size_max),
+            pace: Pace::new(limits::BATCH_PACE, Instant::now()),
+            checked_at: Instant::now(),
+        }
+    }
+
+    /// The next offset to decide.
+    pub fn position(&self) -> i64 {
+        self.position
+    }
+
+    pub fn into_writer(self) -> Writer {
+        self.writer
+    }
+
+    /// Decides batch after batch.
+    pub async fn decide_batches(&mut self) -> BatchEnd {
+        loop {
+            match self.gather_batch().await {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+            let mut batch = self.gather.take();
+            if let Some(end) = self.wait_for_clock(batch.at_max).await {
+                return end;
+            }
+            if let Err(end) = self.decide_batch(&mut batch).await {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for the first record, then takes whatever is there.
+    async fn gather_batch(&mut self) -> Result<(), BatchEnd> {
+        self.gather.restart().map_err(end_of)?;
+        while self.gather.is_empty() {
+            let record = tokio::select! {
+                biased;
+                () = self.partition.stop.cancelled() => return Err(BatchEnd::Stopped),
+                record = self.records.recv() => record,
+                () = sleep(limits::LOG_PROBE_EVERY.saturating_sub(self.checked_at.elapsed())) => {
+                    self.check_log_ends().await?;
+                    continue;
+                }
+            };
+            // The sender is dropped with the assignment; a stop follows.
+            let Some(record) = record else { return Err(self.wait_for_stop().await) };
+            self.gather.offer(record).map_err(end_of)?;
+        }
+        self.fill()?;
+        let wait = self.pace.wait(self.gather.is_full(), Instant::now());
+        if !wait.is_zero() {
+            tokio::select! {
+                () = self.partition.stop.cancelled() => return Err(BatchEnd::Stopped),
+                () = sleep(wait) => self.fill()?,
+            }
+        }
+        let now = Instant::now();
+        self.pace.arrived(self.gather.len(), now);
+        self.pace.started(now);
+        Ok(())
+    }
+
+    fn fill(&mut self) -> Result<(), BatchEnd> {
+        while !self.gather.is_full()
+            && let Ok(record) = self.records.try_recv()
+        {
+            self.gather.offer(record).map_err(end_of)?;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_stop(&self) -> BatchEnd {
+        self.partition.stop.cancelled().await;
+        BatchEnd::Stopped
+    }
+
+    /// Undecided records that are gone, or a log that was cut, are noticed even if no record ever comes again.
+    async fn check_log_ends(&mut self) -> Result<(), BatchEnd> {
+        self.checked_at = Instant::now();
+        match self.partition.deps.log_ends.watermarks(self.partition.partition).await {
+            Ok((low, high)) => {
+                fault_of_ends(low, high, self.position).map_or(Ok(()), |reason| Err(BatchEnd::Halt(reason)))
+            }
+            Err(_) => Ok(()), // Kafka is away; asked again at the next probe.
+        }
+    }
+
+    /// A record from the future is not decided: holds would be too long. The guard may stop a decision, never change it.
+    async fn wait_for_clock(&self, at: Millis) -> Option<BatchEnd> {
+        const EVERY: Duration = Duration::from_millis(100);
+        let ahead_max = limits::LOG_TIME_AHEAD_MAX.as_millis() as i64;
+        let is_ahead = || at - self.partition.deps.clock.now() > ahead_max;
+        let began = Instant::now();
+        while is_ahead() {
+            if began.elapsed() > limits::LOG_TIME_AHEAD_WAIT {
+                return Some(BatchEnd::Halt(format!(
+                    "log time {at} ms is ahead of this clock: a broker's clock is wrong, or ours"
+                )));
+            }
+            tokio::select! {
+                () = self.partition.stop.cancelled() => return Some(BatchEnd::Stopped),
+                () = sleep(EVERY) => {}
+            }
+        }
+        None
+    }
+
+    /// Decides and commits one batch, whatever it takes, or says why it can't.
+    async fn decide_batch(&mut self, batch: &mut Batch) -> Result<(), BatchEnd> {
+        let mut attempts = 0;
+        let mut poisoned = 0;
+        let mut wait = limits::RECONNECT_WAIT_MIN;
+        loop {
+            let began = Instant::now();
+            match self.attempt(batch).await {
+                Attempt::Committed(outcome) => {
+                    self.after_commit(batch, &outcome, began.elapsed());
+                    return Ok(());
+                }
+                Attempt::End(end) => return Err(end),
+                Attempt::Poison => {
+                    poisoned += 1;
+                    if poisoned > limits::POISON_PER_BATCH_MAX {
+                        return Err(BatchEnd::Halt(
+                            "too many poisoned commands in one batch: this build is broken".to_owned(),
+                        ));
+                    }
+                    self.poison_culprit(batch).await?;
+                }
+                Attempt::Again { reason, is_counted } => {
+                    counter!(names::BATCH_PROCESSED, "outcome" => "failed").increment(1);
+                    attempts += u32::from(is_counted);
+                    if attempts >= limits::BATCH_ATTEMPTS_MAX {
+                        return Err(BatchEnd::Halt(format!("a batch failed {attempts} times: {reason}")));
+                    }
+                    tracing::warn!(kafka.partition = self.partition.partition, reason, "batch failed, trying again");
+                    tokio::select! {
+                        () = self.partition.stop.cancelled() => return Err(BatchEnd::Stopped),
+                        () = sleep(wait) => {}
+                    }
+                    wait = (wait * 2).min(limits::RECONNECT_WAIT_MAX);
+                }
+            }
+        }
+    }
+
+    /// One attempt: transaction, and what its failure means.
+    async fn attempt(&mut self, batch: &Batch) -> Attempt {
+        match self.transact(batch).await {
+            Ok(Some(outcome)) => Attempt::Committed(outcome),
+            Ok(None) => Attempt::Poison,
+            Err((BatchError::Fenced, _)) => Attempt::End(BatchEnd::Fenced),
+            Err((BatchError::Contradiction(what), _)) => Attempt::End(BatchEnd::Halt(what)),
+            Err((BatchError::Refused(error), _)) => self.judge_refusal(&error).await,
+            Err((BatchError::Lost(error), _)) => {
+                tracing::warn!(
+                    kafka.partition = self.partition.partition,
+                    error = &error as &dyn std::error::Error,
+                    "lost the connection"
+                );
+                self.ask_oracle(batch, None).await
+            }
+            Err((BatchError::Doubtful(error), outcome)) => {
+                tracing::warn!(
+                    kafka.partition = self.partition.partition,
+                    error = &error as &dyn std::error::Error,
+                    "no answer to commit, asking the oracle"
+                );
+                self.ask_oracle(batch, outcome).await
+            }
+        }
+    }
+
+    /// Fence, snapshot, decide, write, commit. `Ok(None)` = `decide` panicked on one of the commands.
+    async fn transact(&mut self, batch: &Batch) -> Result<Option<Outcome>, (BatchError, Option<Outcome>)> {
+        let decide = self.partition.deps.decide;
+        let began = Instant::now();
+        let mut tx = self.writer.begin(batch.head(self.log_time)).await.map_err(|e| (e, None))?;
+        let snapshot = match tx.load_snapshot(&batch.commands).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err((tx.roll_back(error).await, None)),
+        };
+        let outcome = match catch_unwind(AssertUnwindSafe(|| decide(&snapshot, &batch.commands))) {
+            Ok(outcome) => outcome,
+            Err(_) if catch_unwind(AssertUnwindSafe(|| decide(&snapshot, &[]))).is_err() => {
+                let contradiction = BatchError::Contradiction("the stored state contradicts itself".to_owned());
+                return Err((tx.roll_back(contradiction).await, None));
+            }
+            Err(_) => {
+                tx.abandon().await;
+                return Ok(None);
+            }
+        };
+        if let Err(error) = tx.write(&batch.commands, &outcome, &batch.raw()).await {
+            return Err((tx.roll_back(error).await, None));
+        }
+        let commit_began = Instant::now();
+        let committed = tx.commit().await;
+        histogram!(names::BATCH_LATENCY, "phase" => "commit").record(commit_began.elapsed());
+        histogram!(names::BATCH_LATENCY, "phase" => "db").record(began.elapsed());
+        match committed {
+            Ok(()) => Ok(Some(outcome)),
+            Err(error) => Err((error, Some(outcome))),
+        }
+    }
+
+    /// What a refusal before COMMIT means, by SQLSTATE class.
+    async fn judge_refusal(&mut self, error: &StoreError) -> Attempt {
+        let code = error.sqlstate().unwrap_or_default();
+        let reason = format!("{error}: SQLSTATE {code} {}", error.constraint().unwrap_or_default());
+        match code.get(..2).unwrap_or_default() {
+            "22" => Attempt::Poison,
+            // A broken assumption of ours (23505), or the last guard against a bug (23514): never tried again.
+            "23" => Attempt::End(BatchEnd::Halt(reason)),
+            // Out of disk, memory or connections, or going down: the server's trouble, it passes.
+            "53" | "57" | "58" | "08" => match self.writer.recover().await {
+                Ok(Standing::Fenced) => Attempt::End(BatchEnd::Fenced),
+                Ok(Standing::Owner { .. }) | Err(_) => Attempt::Again { reason, is_counted: false },
+            },
+            _ => Attempt::Again { reason, is_counted: true },
+        }
+    }
+
+    /// The commit oracle: one row on a new connection tells. Asked until it answers.
+    async fn ask_oracle(&mut self, batch: &Batch, outcome: Option<Outcome>) -> Attempt {
+        let was_doubtful = outcome.is_some();
+        let head = batch.head(self.log_time);
+        let mut wait = limits::RECONNECT_WAIT_MIN;
+        let standing = loop {
+            match self.writer.recover().await {
+                Ok(standing) => break standing,
+                Err(error) => {
+                    tracing::warn!(
+                        kafka.partition = self.partition.partition,
+                        error = &error as &dyn std::error::Error,
+                        "postgres can't be asked yet"
+                    );
+                }
+            }
+            tokio::select! {
+                () = self.partition.stop.cancelled() => return Attempt::End(BatchEnd::Stopped),
+                () = sleep(wait) => wait = (wait * 2).min(limits::RECONNECT_WAIT_MAX),
+            }
+        };
+        let found = match standing {
+            Standing::Fenced => "fenced",
+            Standing::Owner { position } if position == head.position => "committed",
+            Standing::Owner { .. } => "not_committed",
+        };
+        if was_doubtful {
+            counter!(names::COMMIT_AMBIGUOUS, "outcome" => found).increment(1);
+        }
+        match (standing, outcome) {
+            (Standing::Fenced, _) => Attempt::End(BatchEnd::Fenced),
+            (Standing::Owner { position }, Some(outcome)) if position == head.position => Attempt::Committed(outcome),
+            (Standing::Owner { position }, _) if position == head.first_offset => Attempt::Again {
+                reason: "the connection was lost before the batch was committed".to_owned(),
+                is_counted: false,
+            },
+            (Standing::Owner { .. }, _) => Attempt::End(BatchEnd::ClaimAgain),
+        }
+    }
+
+    /// Finds the first command that can't be decided or stored, by rolled-back trials of ever shorter beginnings, and marks it: the
+    /// batch is then decided again without it.
+    async fn poison_culprit(&mut self, batch: &mut Batch) -> Result<(), BatchEnd> {
+        let (mut good, mut bad) = (0, batch.commands.len());
+        while bad - good > 1 {
+            let middle = usize::midpoint(good, bad);
+            match self.try_beginning(batch, middle).await? {
+                true => good = middle,
+                false => bad = middle,
+            }
+        }
+        let culprit = &mut batch.commands[good];
+        let id = match &culprit.command {
+            Ok(command) => Some(command.id()),
+            Err(unfit) if unfit.reason == PoisonReason::ProcessingError => {
+                return Err(BatchEnd::Halt(format!("the poison at {:?} can't be stored", culprit.place)));
+            }
+            Err(unfit) => unfit.id,
+        };
+        tracing::error!(
+            kafka.partition = self.partition.partition,
+            offset = culprit.place.offset,
+            index = culprit.place.index,
+            "a command can't be decided or stored: poison"
+        );
+        culprit.command = Err(Unfit { id, reason: PoisonReason::ProcessingError });
+        Ok(())
+    }
+
+    /// Whether the first `count` commands of a batch could be committed; nothing is.
+    async fn try_beginning(&mut self, batch: &Batch, count: usize) -> Result<bool, BatchEnd> {
+        let decide = self.partition.deps.decide;
+        let mut head = batch.head(self.log_time);
+        let commands = &batch.commands[..count];
+        head.log_time = commands.iter().map(|c| c.at).fold(self.log_time, i64::max);
+        let trial = async {
+            let mut tx = self.writer.begin(head).await?;
+            let result = async {
+                let snapshot = tx.load_snapshot(commands).await?;
+                let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| decide(&snapshot, commands))) else {
+                    return Ok(false);
+                };
+                match tx.write(commands, &outcome, &batch.raw()).await {
+                    Ok(()) => Ok(true),
+                    Err(BatchError::Refused(error)) if error.sqlstate().is_some_and(|c| c.starts_with("22")) => {
+                        Ok(false)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            .await;
+            match result {
+                Ok(is_good) => {
+                    tx.abandon().await;
+                    Ok(is_good)
+                }
+                Err(error) => Err(tx.roll_back(error).await),
+            }
+        };
+        // Whatever else goes wrong during a trial goes wrong again, or not, when the worker starts anew from the stored position.
+        trial.await.map_err(|error: BatchError| match error {
+            BatchError::Fenced => BatchEnd::Fenced,
+            _ => BatchEnd::ClaimAgain,
+        })
+    }
+
+    /// What may happen only now: the position, effects, metrics, one line of log.
+    fn after_commit(&mut self, batch: &Batch, outcome: &Outcome, took: Duration) {
+        let head = batch.head(self.log_time);
+        self.position = head.position;
+        self.log_time = head.log_time;
+        self.decided.store(head.position, Ordering::Relaxed);
+        self.effects.submit(report::effects_of(
+            self.partition.partition,
+            self.writer.epoch(),
+            head.position,
+            batch,
+            outcome,
+        ));
+        report::measure(&*self.partition.deps.clock, batch, outcome, took);
+        report::log_line(self.partition.partition, &head, batch, outcome, took);
+    }
+
+    /// A claim repeats the effects of the last batch: its predecessor may have died between COMMIT and telling anyone.
+    pub async fn repeat_last_effects(&mut self) {
+        match self.partition.deps.store.load_last_effects(self.partition.partition).await {
+            Ok(mut effects) => {
+                effects.epoch = self.writer.epoch();
+                effects.position = self.position;
+                self.effects.submit(effects);
+            }
+            // Hints only: the sweep and the catalogue's refresh find out by themselves.
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "could not repeat the last effects")
+            }
+        }
+    }
+}
+
+fn end_of(obstacle: Obstacle) -> BatchEnd {
+    match obstacle {
+        Obstacle::Gap { expected, found } => {
+            BatchEnd::Halt(format!("offsets {expected} to {} are missing from the log", found - 1))
+        }
+        Obstacle::NoLogTime { offset } => BatchEnd::Halt(format!(
+            "the record at {offset} has no log time: set the topic's message.timestamp.type to LogAppendTime"
+        )),
+        Obstacle::UnknownVersion { offset, version } => BatchEnd::NewerBuild { offset, version },
+    }
+}
+
+/// The id of a command, where it has one.
+fn id_of(logged: &Logged) -> Option<uuid::Uuid> {
+    match &logged.command {
+        Ok(command) => Some(Command::id(command)),
+        Err(unfit) => unfit.id,
+    }
+}

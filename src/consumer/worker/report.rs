@@ -1,0 +1,92 @@
+//! What a committed batch tells: effects for Redis and waiters, metrics, one line of log.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+
+use super::super::gather::Batch;
+use super::id_of;
+use crate::clock::Clock;
+use crate::effects::{BatchEffects, SkuHint};
+use crate::inventory::{Command, Outcome, Verdict};
+use crate::store::BatchHead;
+use crate::telemetry::metrics as names;
+
+/// The hints that follow from a batch.
+pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batch, outcome: &Outcome) -> BatchEffects {
+    let settled = batch.commands.iter().zip(&batch.received_at_us).filter_map(|(logged, received_at_us)| {
+        let Ok(Command::Reserve(reserve)) = &logged.command else { return None };
+        let minute = received_at_us.div_euclid(60_000_000);
+        Some((reserve.sku.clone(), reserve.user.clone(), reserve.quantity.get(), minute))
+    });
+    let skus = outcome.changes.skus.iter().map(|(sku, change)| SkuHint {
+        sku: sku.clone(),
+        available: change.after.available(),
+        holds_pending: change.after.reserved > 0,
+        is_configured: change.before.as_ref().map(|b| b.settings_version) != Some(change.after.settings_version),
+    });
+    let units = outcome.changes.units.iter().map(|((sku, user), units)| (sku.clone(), user.clone(), *units));
+    BatchEffects {
+        partition,
+        epoch,
+        position,
+        decided: batch.commands.iter().filter_map(id_of).collect(),
+        units: units.collect(),
+        settled: settled.collect(),
+        skus: skus.collect(),
+    }
+}
+
+/// Counts decisions once per batch and label, not once per request.
+pub(super) fn measure(clock: &dyn Clock, batch: &Batch, outcome: &Outcome, took: Duration) {
+    counter!(names::BATCH_PROCESSED, "outcome" => "committed").increment(1);
+    histogram!(names::BATCH_SIZE).record(batch.commands.len() as f64);
+    histogram!(names::BATCH_LATENCY, "phase" => "total").record(took);
+    let mut reserves: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
+    let mut configures: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for (logged, decision) in batch.commands.iter().zip(&outcome.decisions) {
+        if let Verdict::Poison(reason) = decision.verdict {
+            counter!(names::POISON, "reason" => reason.code()).increment(1);
+            continue;
+        }
+        let is_reserve = matches!(logged.command, Ok(Command::Reserve(_)));
+        match &decision.verdict {
+            Verdict::Reserved { .. } => *reserves.entry(("reserved", "")).or_default() += 1,
+            Verdict::Rejected(rejection) => *reserves.entry(("rejected", rejection.code())).or_default() += 1,
+            Verdict::Duplicate if is_reserve => *reserves.entry(("duplicate", "")).or_default() += 1,
+            Verdict::Duplicate => *configures.entry("duplicate").or_default() += 1,
+            Verdict::Configured { .. } => *configures.entry("done").or_default() += 1,
+            Verdict::Refused(_) => *configures.entry("rejected").or_default() += 1,
+            Verdict::Poison(_) => {}
+        }
+    }
+    for ((outcome, reason), count) in reserves {
+        counter!(names::RESERVATIONS_DECIDED, "outcome" => outcome, "reason" => reason).increment(count);
+    }
+    for (outcome, count) in configures {
+        counter!(names::COMMANDS_DECIDED, "kind" => "configure", "outcome" => outcome).increment(count);
+    }
+    let decision_seconds = histogram!(names::RESERVATION_DECISION);
+    let now_us = clock.now() * 1000;
+    for received_at_us in batch.received_at_us.iter().filter(|at| **at > 0) {
+        decision_seconds.record((now_us - received_at_us).max(0) as f64 / 1e6);
+    }
+}
+
+/// One line per batch.
+pub(super) fn log_line(partition: i32, head: &BatchHead, batch: &Batch, outcome: &Outcome, took: Duration) {
+    let count = |wanted: fn(&Verdict) -> bool| outcome.decisions.iter().filter(|d| wanted(&d.verdict)).count();
+    tracing::info!(
+        kafka.partition = partition,
+        position = head.position,
+        batch.size = batch.commands.len(),
+        batch.records = batch.records.len(),
+        reserved = count(|v| matches!(v, Verdict::Reserved { .. })),
+        rejected = count(|v| matches!(v, Verdict::Rejected(_))),
+        duplicate = count(|v| matches!(v, Verdict::Duplicate)),
+        poison = count(|v| matches!(v, Verdict::Poison(_))),
+        duration_ms = took.as_secs_f64() * 1e3,
+        "committed batch"
+    );
+}
