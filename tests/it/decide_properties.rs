@@ -311,7 +311,7 @@ enum Step {
 
 /// A log that starts in an empty partition: first a few SKUs, then anything.
 fn logs() -> impl Strategy<Value = Vec<Logged>> {
-    let creations = prop::collection::vec((0..3u8, 0..12i64, settings(), -3000..4000i64), 0..5).prop_map(|skus| {
+    let creations = prop::collection::vec((0..3u8, 0..12i64, settings(), passing_time()), 0..5).prop_map(|skus| {
         skus.into_iter().map(|(sku, on_hand, settings, passed)| (creation(sku, on_hand, settings), passed))
     });
     let steps = prop::collection::vec((steps(), passing_time()), 1..LOG_LEN_MAX);
@@ -342,16 +342,21 @@ fn quantities() -> impl Strategy<Value = u32> {
     prop_oneof![12 => 1..4u32, 2 => 4..13u32, 1 => Just(limits::QUANTITY_MAX)]
 }
 
-/// Milliseconds from one record to the next by the brokers' clocks: often none, sometimes backwards.
+/// Milliseconds from one record to the next by the brokers' clocks: often none, sometimes backwards. Times are multiples of a coarse
+/// tick, so that a record often stands exactly at the start or the end of a sale.
 fn passing_time() -> impl Strategy<Value = i64> {
-    prop_oneof![4 => Just(0i64), 8 => 1..1500i64, 2 => -4000..0i64]
+    prop_oneof![4 => Just(0i64), 8 => (1..4i64).prop_map(ticks), 2 => (-8..0i64).prop_map(ticks)]
+}
+
+fn ticks(count: i64) -> i64 {
+    count * 500
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
     let limit = prop_oneof![8 => 1..6u32, 1 => Just(limits::USER_LIMIT_MAX)];
     let hold = prop_oneof![Just(limits::HOLD_SECONDS_MIN), Just(limits::HOLD_SECONDS_MAX), Just(120u32)];
-    let start = prop::option::weighted(0.3, -1000..20_000i64);
-    let open_for = prop::option::weighted(0.3, 1..40_000i64);
+    let start = prop::option::weighted(0.3, (-2..40i64).prop_map(ticks));
+    let open_for = prop::option::weighted(0.3, (1..80i64).prop_map(ticks));
     (limit, hold, start, open_for, any::<bool>()).prop_map(
         |(user_limit, hold_seconds, starts_at, open_for, is_strict)| {
             let late_payment = if is_strict { LatePayment::Reject } else { LatePayment::Rereserve };

@@ -7,3 +7,4 @@ mod decide_properties;
 mod decide_table;
 mod kafka_log;
 mod support;
+mod wire_bytes;
