@@ -157,7 +157,7 @@ fn put_command(bytes: &mut Vec<u8>, sent: &Sent) {
     bytes.push(kind);
     bytes.extend_from_slice(sent.command.id().as_bytes());
     bytes.extend_from_slice(&sent.received_at_us.to_le_bytes());
-    put_text(bytes, &sent.request_id);
+    put_text(bytes, start_of(&sent.request_id, limits::REQUEST_ID_CHARS_MAX));
     match &sent.command {
         Command::Reserve(reserve) => {
             put_text(bytes, reserve.user.as_str());
@@ -197,28 +197,37 @@ fn put_optional(bytes: &mut Vec<u8>, number: Option<i64>) {
     }
 }
 
-/// At most 255 bytes are written: ids are shorter, and a request id is cut, never refused.
 fn put_text(bytes: &mut Vec<u8>, text: &str) {
-    let mut len = text.len().min(255);
+    bytes.push(u8::try_from(text.len()).expect("ids and request ids are shorter than 256 bytes"));
+    bytes.extend_from_slice(text.as_bytes());
+}
+
+/// The whole characters in the first `len_max` bytes: a request id is cut, never refused.
+fn start_of(text: &str, len_max: usize) -> &str {
+    let mut len = text.len().min(len_max);
     while !text.is_char_boundary(len) {
         len -= 1;
     }
-    bytes.push(u8::try_from(len).expect("at most 255"));
-    bytes.extend_from_slice(&text.as_bytes()[..len]);
+    &text[..len]
 }
 
 fn read_envelope(bytes: &[u8], sku: &SkuId) -> Envelope {
     let mut from = Reader(bytes);
     let kind = from.u8();
     let id = from.take(16).map(|id| Uuid::from_slice(id).expect("16 bytes"));
-    let received_at_us = from.i64().unwrap_or(0);
-    let request_id = from.text().unwrap_or("").to_owned();
-    let command = match (kind, id) {
-        (Some(KIND_RESERVE), Some(id)) => read_reserve(&mut from, id, sku),
-        (Some(KIND_CONFIGURE), Some(id)) => read_configure(&mut from, id, sku),
+    let received_at_us = from.i64();
+    // Only after a whole time: the bytes after a broken field are not where they should be and could still read like a command.
+    let request_id = received_at_us.and_then(|_| from.text());
+    let command = match (kind, id, request_id) {
+        (Some(KIND_RESERVE), Some(id), Some(_)) => read_reserve(&mut from, id, sku),
+        (Some(KIND_CONFIGURE), Some(id), Some(_)) => read_configure(&mut from, id, sku),
         _ => None,
     };
-    Envelope { received_at_us, request_id, command: command.ok_or(Unfit { id, reason: PoisonReason::Malformed }) }
+    Envelope {
+        received_at_us: received_at_us.unwrap_or(0),
+        request_id: request_id.unwrap_or("").to_owned(),
+        command: command.ok_or(Unfit { id, reason: PoisonReason::Malformed }),
+    }
 }
 
 fn read_reserve(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {

@@ -113,6 +113,18 @@ fn wire_writes_one_to_fifty_commands_of_one_sku() {
     assert_eq!(encode(&other, [reserve_sent()].iter()), Err(EncodeError::OtherSku));
 }
 
+#[test]
+fn wire_cuts_a_request_id_that_is_too_long_between_characters() {
+    for (given, kept) in [
+        ("x".repeat(128), "x".repeat(128)),
+        ("x".repeat(300), "x".repeat(128)),
+        ("ü€".repeat(99), "ü€".repeat(25) + "ü"),
+    ] {
+        let bytes = encode(&sku(), [Sent { request_id: given, ..reserve_sent() }].iter()).expect("cut, never refused");
+        assert_eq!(decode(&bytes), Ok(record_of(&[Sent { request_id: kept, ..reserve_sent() }])));
+    }
+}
+
 // ---- records that are none ----------------------------------------------------------------------------------------------------
 
 #[test]
@@ -174,6 +186,7 @@ fn wire_lets_a_bad_command_cost_none_of_its_neighbours() {
         ("a user with a space", changed(&good, good.len() - 5, b" ")),
         ("a user that is not UTF-8", changed(&good, good.len() - 5, &[0xff])),
         ("a user without a name", changed(&good, good.len() - 8, &[0])),
+        ("a request id that is not UTF-8", changed(&good, 30, &[0xff])),
     ] {
         check_bad_command(why, &bad, Some(reserve_sent().command.id()));
     }
@@ -188,6 +201,13 @@ fn wire_takes_no_part_of_a_command_for_a_command() {
             check_bad_command(&format!("{len} of {} bytes", good.len()), &good[..len], (len >= 17).then_some(id));
         }
     }
+    // 7 bytes stand where 8 of a time should, and happen to read like a request id, a user and a quantity.
+    let id = "01990000 0000 7000 8000 000000000001";
+    let short = hex(&["01", id, "00 01 61 01000000"]);
+    check_bad_command("no time", &short, Some(Uuid::from_slice(&short[1..17]).expect("16 bytes")));
+    // A request id longer than the rest, which happens to read like a user and a quantity.
+    let long = hex(&["01", id, "01287a6cc6600600", "ff", "01 61 01000000"]);
+    check_bad_command("a request id cut off", &long, Some(Uuid::from_slice(&long[1..17]).expect("16 bytes")));
 }
 
 #[test]
