@@ -30,11 +30,14 @@ pub fn millis_of(at: OffsetDateTime) -> Millis {
     i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(i64::MAX)
 }
 
-/// The time of some milliseconds since 1970-01-01 UTC, clamped to the years that RFC 3339 can write (0 to 9999).
+/// The first millisecond that RFC 3339 can write: year 0 begins.
+pub const EARLIEST: Millis = -62_167_219_200_000;
+/// The last one: year 9999 ends. Postgres reaches further on both sides.
+pub const LATEST: Millis = 253_402_300_799_999;
+
+/// The time of some milliseconds since 1970-01-01 UTC, clamped to [`EARLIEST`] and [`LATEST`].
 pub fn time_of(at: Millis) -> OffsetDateTime {
-    const YEAR_0: i64 = -62_167_219_200_000;
-    const YEAR_9999_END: i64 = 253_402_300_799_999;
-    let nanos = i128::from(at.clamp(YEAR_0, YEAR_9999_END)) * 1_000_000;
+    let nanos = i128::from(at.clamp(EARLIEST, LATEST)) * 1_000_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanos).expect("clamped to years that the type holds")
 }
 

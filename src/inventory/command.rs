@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 use crate::ids::{Place, Quantity, SkuId, UserId};
 use crate::limits;
 
@@ -123,6 +123,14 @@ impl Settings {
         }
         if self.extension_seconds_max > limits::EXTENSION_SECONDS_MAX {
             wrong.push(("extension_seconds_max", "must be 0 to 86400"));
+        }
+        // A time that the database would store as another one would be decided by another one after the next load.
+        let is_writable = |at: Option<Millis>| at.is_none_or(|at| (clock::EARLIEST..=clock::LATEST).contains(&at));
+        if !is_writable(self.starts_at) {
+            wrong.push(("starts_at", "must be in the years 0 to 9999"));
+        }
+        if !is_writable(self.ends_at) {
+            wrong.push(("ends_at", "must be in the years 0 to 9999"));
         }
         if let (Some(starts), Some(ends)) = (self.starts_at, self.ends_at)
             && ends <= starts

@@ -230,6 +230,15 @@ fn wire_takes_no_settings_on_trust() {
     check_settings("open for 1 ms", &with(Settings { starts_at: Some(7), ends_at: Some(8), ..usual() }), true);
     check_settings("open for 0 ms", &with(Settings { starts_at: Some(8), ends_at: Some(8), ..usual() }), false);
     check_settings("ends before it starts", &with(Settings { starts_at: Some(9), ends_at: Some(8), ..usual() }), false);
+    check_settings("starts in year 9999", &with(Settings { starts_at: Some(253_402_300_799_999), ..usual() }), true);
+    check_settings(
+        "starts after year 9999",
+        &with(Settings { starts_at: Some(253_402_300_800_000), ..usual() }),
+        false,
+    );
+    check_settings("starts before year 0", &with(Settings { starts_at: Some(-62_167_219_200_001), ..usual() }), false);
+    check_settings("ends after all time", &with(Settings { ends_at: Some(i64::MAX), ..usual() }), false);
+    check_settings("ends before all time", &with(Settings { ends_at: Some(i64::MIN), ..usual() }), false);
     check_settings("stock 0", &Configure { on_hand: Some(0), ..good() }, true);
     check_settings("stock below 0", &Configure { on_hand: Some(-1), ..good() }, false);
     check_settings("stock of 10^9", &Configure { on_hand: Some(1_000_000_000), ..good() }, true);
