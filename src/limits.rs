@@ -39,8 +39,11 @@ pub const PREFER_WAIT_SECONDS_MAX: u64 = 30;
 
 /// Commands in one record: 50 pack the broker's work to 5-7 CPU-us a command; more gains little and makes retries larger.
 pub const RECORD_COMMANDS_MAX: usize = 50;
-/// Bytes of one record that the topics must take: a full record of the largest commands is about 14 KiB.
-pub const RECORD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that the producer packs into one request to a partition (`batch.size`): a broker refuses such a pack as a whole, so it stays
+/// far below what topics take. A full record of the largest commands is about 14 KiB.
+pub const RECORD_PACK_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that the topics must take at once (`max.message.bytes`).
+pub const TOPIC_MESSAGE_BYTES_MIN: usize = 2 * RECORD_PACK_BYTES_MAX;
 /// Commands in one batch. A setting (`--batch-size-max`), this is its default and the size that the measurements are about.
 pub const BATCH_SIZE_MAX: usize = 250;
 /// Upper bound of that setting: the arrays of one statement stay well under a megabyte.
@@ -68,6 +71,14 @@ pub const BROKER_SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
 pub const TOPIC_SETUP_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between two looks whether a new topic is complete.
 pub const TOPIC_SETUP_POLL: Duration = Duration::from_millis(50);
+/// How often the producer asks a broker whether the topic can be reached, so that readiness is never older than this.
+pub const BROKER_PROBE_EVERY: Duration = Duration::from_secs(1);
+/// The same while no broker answers.
+pub const BROKER_PROBE_EVERY_DOWN: Duration = Duration::from_millis(100);
+/// Deadline of that question; well under [`DELIVERY_WAIT`], so that requests held back meanwhile can still be published.
+pub const BROKER_PROBE_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a broker may wait for its followers before it answers a publish (`request.timeout.ms`); then the library tries again.
+pub const PUBLISH_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Questions about the log that wait for the one thread that asks them; beyond it they are refused at once.
 pub const LOG_QUESTIONS_MAX: usize = 4096;
 /// How often that thread serves the client library's events when nobody asks.
@@ -287,6 +298,10 @@ const _: () = {
     assert!(
         STATEMENT_DEADLINE.as_secs() * (BATCH_ATTEMPTS_MAX as u64) < MAX_POLL_INTERVAL.as_secs(),
         "a batch that is tried again must not cost the membership"
+    );
+    assert!(
+        BROKER_PROBE_DEADLINE.as_millis() < DELIVERY_WAIT.as_millis(),
+        "held back requests could never be published"
     );
     assert!(PUBLISH_COMMANDS_MAX >= RECORD_COMMANDS_MAX, "a full record must fit one publish");
 };

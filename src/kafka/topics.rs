@@ -165,12 +165,12 @@ fn wrong_settings(settings: &HashMap<String, String>) -> Vec<String> {
             .push(format!("cleanup.policy is {}, it must be {DELETE}: offsets must be dense", value("cleanup.policy")));
     }
     let takes_records =
-        value("max.message.bytes").parse::<usize>().is_ok_and(|bytes| bytes >= limits::RECORD_BYTES_MAX);
+        value("max.message.bytes").parse::<usize>().is_ok_and(|bytes| bytes >= limits::TOPIC_MESSAGE_BYTES_MIN);
     if !takes_records {
         wrong.push(format!(
-            "max.message.bytes is {}, it must be {} or more: a full record must fit",
+            "max.message.bytes is {}, it must be {} or more: a pack of records must fit",
             value("max.message.bytes"),
-            limits::RECORD_BYTES_MAX
+            limits::TOPIC_MESSAGE_BYTES_MIN
         ));
     }
     wrong
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_fits_only_with_log_append_time_no_compaction_and_room_for_a_record() {
+    fn a_topic_fits_only_with_log_append_time_no_compaction_and_room_for_records() {
         let good = [
             ("message.timestamp.type", "LogAppendTime"),
             ("cleanup.policy", "delete"),

@@ -94,6 +94,10 @@ metrics_table! {
     PUBLISH_SIZE = "flashsale.ingress.publish.size", Count, Kind::Histogram(PUBLISH_SIZES);
     /// Time from publish to delivery report.
     PUBLISH_LATENCY = "flashsale.ingress.publish.latency", Seconds, Kind::Histogram(PUBLISH_SECONDS);
+    /// Requests waiting in the lane of a `partition` when its last publish started.
+    INGRESS_QUEUE = "flashsale.ingress.queue.depth", Count, Kind::Gauge;
+    /// Requests that were told what became of them on their way into the log, by `result` (delivered, full, unavailable, unknown).
+    DELIVERIES = "flashsale.ingress.deliveries", Count, Kind::Counter;
     /// Batches whose hints for Redis were dropped because earlier ones were still waiting.
     EFFECTS_DROPPED = "flashsale.effects.dropped", Count, Kind::Counter;
     /// Dead letters published.
@@ -199,6 +203,8 @@ mod tests {
             "http_server_active_requests 1",
             "flashsale_ingress_publish_size_count 1",
             "flashsale_ingress_publish_latency_seconds_count 1",
+            "flashsale_ingress_queue_depth 1",
+            "flashsale_ingress_deliveries_total 1",
             "flashsale_effects_dropped_total 1",
             "flashsale_dead_letters_total 1",
             "flashsale_status_not_found_after_ticket_total 1",
