@@ -6,5 +6,6 @@
 mod decide_properties;
 mod decide_table;
 mod kafka_log;
+mod store_writer;
 mod support;
 mod wire_bytes;

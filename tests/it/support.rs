@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "not every topic uses every helper")]
 
+pub mod commands;
+pub mod database;
 pub mod kafka;
 pub mod memory;
 pub mod oracle;
+pub mod proxy;
 pub mod wait;

@@ -1,0 +1,292 @@
+//! The writer on a real Postgres: claims, the fence, the oracle, and what the schema refuses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flashsale::inventory::{Command, Outcome, decide};
+use flashsale::store::{BatchError, BatchHead, Claim, ClaimError, Standing, Writer, WriterConfig};
+use sqlx::Connection;
+
+use crate::support::commands::{create, logged, reserve, reserve_as};
+use crate::support::database::Database;
+use crate::support::proxy::{Lose, Proxy};
+
+fn config(url: &str, topic: &str) -> WriterConfig {
+    WriterConfig { database_url: url.into(), topic: topic.into(), owner: "test".into(), build: "test".into() }
+}
+
+async fn database() -> Database {
+    Database::fresh("t", 2).await
+}
+
+/// One batch of one-command records from `claim`'s position on, up to COMMIT; the caller commits.
+async fn commit(writer: &mut Writer, claim: &mut Claim, commands: &[Command]) -> Result<Outcome, BatchError> {
+    let commands = logged(claim.position, commands);
+    let head = BatchHead {
+        first_offset: claim.position,
+        position: claim.position + commands.len() as i64,
+        log_time_before: claim.log_time,
+        log_time: claim.log_time.max(1_000),
+        last_digest: 7,
+    };
+    let mut tx = writer.begin(head).await?;
+    let snapshot = tx.load_snapshot(&commands).await.expect("the snapshot loads");
+    let outcome = decide(&snapshot, &commands);
+    if let Err(error) = tx.write(&commands, &outcome, &BTreeMap::new()).await {
+        return Err(tx.roll_back(error).await);
+    }
+    tx.commit().await?;
+    (claim.position, claim.log_time) = (head.position, head.log_time);
+    Ok(outcome)
+}
+
+#[tokio::test]
+async fn a_batch_moves_decisions_stock_and_position_together() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    assert_eq!((claim.epoch, claim.position, claim.last_digest), (1, 0, None));
+    commit(&mut writer, &mut claim, &[create("s", 0, 3, 2), reserve("s", "u", 2), reserve("s", "v", 2)]).await.unwrap();
+    assert_eq!(db.number("SELECT position FROM partition_state WHERE partition = 0").await, 3);
+    assert_eq!(db.number("SELECT reserved FROM sku").await, 2);
+    assert_eq!(db.number("SELECT count(*) FROM reservation WHERE status = 1").await, 1);
+    assert_eq!(db.number("SELECT available FROM reservation WHERE status = 2").await, 1);
+    assert_eq!(db.text("SELECT result FROM command").await.as_deref(), Some("CREATED"));
+    let (_, again) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    assert_eq!((again.epoch, again.position, again.log_time, again.last_digest), (2, 3, 1_000, Some(7)));
+    db.assert_invariants().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn of_two_writers_the_older_writes_nothing() {
+    let db = database().await;
+    let (mut old, mut old_claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    commit(&mut old, &mut old_claim, &[create("s", 0, 10, 5)]).await.unwrap();
+    let (mut new, mut new_claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    // The zombie wakes with a batch in hand.
+    let zombie = commit(&mut old, &mut old_claim, &[reserve("s", "zombie", 1)]).await;
+    assert!(matches!(zombie, Err(BatchError::Fenced)), "{zombie:?}");
+    commit(&mut new, &mut new_claim, &[reserve("s", "u", 1)]).await.unwrap();
+    // Also at the right position, with an epoch that is not its own.
+    old_claim.position = new_claim.position;
+    let zombie = commit(&mut old, &mut old_claim, &[reserve("s", "zombie", 1)]).await;
+    assert!(matches!(zombie, Err(BatchError::Fenced)), "{zombie:?}");
+    assert!(!old.halt(new_claim.position, "a zombie's opinion").await.unwrap(), "nor does it halt the partition");
+    assert_eq!(old.recover().await.unwrap(), Standing::Fenced);
+    assert_eq!(db.number("SELECT count(*) FROM reservation WHERE user_id = 'zombie'").await, 0);
+    db.assert_invariants().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn an_equal_epoch_with_another_token_is_fenced() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    // A failover to a replica that lagged: the epoch counts up again, by another process.
+    db.run("UPDATE partition_state SET owner_token = gen_random_uuid()").await;
+    let refused = commit(&mut writer, &mut claim, &[create("s", 0, 10, 5)]).await;
+    assert!(matches!(refused, Err(BatchError::Fenced)), "{refused:?}");
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_writer_with_another_position_is_fenced() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    claim.position = 5;
+    let refused = commit(&mut writer, &mut claim, &[create("s", 0, 10, 5)]).await;
+    assert!(matches!(refused, Err(BatchError::Fenced)), "{refused:?}");
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_halted_partition_is_fenced_until_an_operator_resumes_it() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    assert!(writer.halt(0, "because").await.unwrap());
+    assert!(!writer.halt(0, "again").await.unwrap(), "the first reason stands");
+    let refused = commit(&mut writer, &mut claim, &[create("s", 0, 10, 5)]).await;
+    assert!(matches!(refused, Err(BatchError::Fenced)), "{refused:?}");
+    let (_, halted) = Writer::claim(&config(&db.url, "t"), 0).await.unwrap();
+    assert_eq!(halted.halted_reason.as_deref(), Some("because"));
+    assert!(db.store().resume_partition(0, "looked at it").await.unwrap());
+    assert!(!db.store().resume_partition(0, "again").await.unwrap());
+    assert_eq!(
+        db.text("SELECT note || ': ' || halted_reason FROM partition_resume").await.as_deref(),
+        Some("looked at it: because")
+    );
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.unwrap();
+    commit(&mut writer, &mut claim, &[create("s", 0, 10, 5)]).await.unwrap();
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_partition_without_a_row_is_not_guessed() {
+    let db = database().await;
+    let error = Writer::claim(&config(&db.url, "t"), 9).await.expect_err("no row");
+    assert!(matches!(error, ClaimError::NoRow(9)), "{error:?}");
+    db.drop().await;
+}
+
+/// The oracle, after the proxy lost the COMMIT or its answer.
+async fn doubt(lose: Lose) -> (Standing, i64) {
+    let db = database().await;
+    let server = db.url.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("host and port").to_owned();
+    let proxy = Proxy::start(server.clone()).await;
+    let url = db.url.replace(&server, &format!("127.0.0.1:{}", proxy.port));
+    let (mut writer, mut claim) = Writer::claim(&config(&url, "t"), 0).await.expect("claimed");
+    commit(&mut writer, &mut claim, &[create("s", 0, 10, 5)]).await.unwrap();
+    proxy.lose_once(lose);
+    let doubtful = commit(&mut writer, &mut claim, &[reserve("s", "u", 1)]).await;
+    assert!(matches!(doubtful, Err(BatchError::Doubtful(_))), "{doubtful:?}");
+    assert_eq!(proxy.lost_count(), 1);
+    let standing = writer.recover().await.expect("the oracle answers");
+    let rows = db.number("SELECT count(*) FROM reservation").await;
+    if standing == (Standing::Owner { position: 1 }) {
+        commit(&mut writer, &mut claim, &[reserve("s", "u", 1)]).await.expect("decided again");
+    }
+    db.assert_invariants().await;
+    db.drop().await;
+    (standing, rows)
+}
+
+#[tokio::test]
+async fn the_oracle_finds_a_commit_whose_answer_was_lost() {
+    assert_eq!(doubt(Lose::Answer).await, (Standing::Owner { position: 2 }, 1));
+}
+
+#[tokio::test]
+async fn the_oracle_finds_that_a_lost_commit_never_was() {
+    assert_eq!(doubt(Lose::Commit).await, (Standing::Owner { position: 1 }, 0));
+}
+
+/// Ends a writer's backend, as an operator or an out-of-memory killer would.
+async fn end_backend_of(db: &Database) {
+    let sql = "SELECT count(pg_terminate_backend(backend_pid)) FROM partition_state WHERE backend_pid IS NOT NULL";
+    assert_eq!(db.number(sql).await, 1);
+}
+
+#[tokio::test]
+async fn a_backend_killed_before_commit_leaves_nothing() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    commit(&mut writer, &mut claim, &[create("s", 0, 10, 5)]).await.unwrap();
+    let commands = logged(1, &[reserve("s", "u", 1)]);
+    let head = BatchHead { first_offset: 1, position: 2, log_time_before: 1_000, log_time: 1_000, last_digest: 8 };
+    let mut tx = writer.begin(head).await.unwrap();
+    let snapshot = tx.load_snapshot(&commands).await.unwrap();
+    tx.write(&commands, &decide(&snapshot, &commands), &BTreeMap::new()).await.unwrap();
+    end_backend_of(&db).await;
+    let killed = tx.commit().await;
+    assert!(matches!(killed, Err(BatchError::Doubtful(_))), "{killed:?}");
+    assert_eq!(writer.recover().await.unwrap(), Standing::Owner { position: 1 });
+    assert_eq!(db.number("SELECT count(*) FROM reservation").await, 0);
+    commit(&mut writer, &mut claim, &[reserve("s", "u", 1)]).await.expect("decided again");
+    db.assert_invariants().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_backend_killed_between_batches_costs_a_reconnect() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    commit(&mut writer, &mut claim, &[create("s", 0, 10, 5)]).await.unwrap();
+    end_backend_of(&db).await;
+    let lost = commit(&mut writer, &mut claim, &[reserve("s", "u", 1)]).await;
+    assert!(matches!(lost, Err(BatchError::Lost(_) | BatchError::Refused(_))), "{lost:?}");
+    assert_eq!(writer.recover().await.unwrap(), Standing::Owner { position: 1 });
+    commit(&mut writer, &mut claim, &[reserve("s", "u", 1)]).await.expect("goes on");
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_claim_ends_a_zombie_that_is_frozen_inside_its_transaction() {
+    let db = database().await;
+    let (mut zombie, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    commit(&mut zombie, &mut claim, &[create("s", 0, 10, 5)]).await.unwrap();
+    let head = BatchHead { first_offset: 1, position: 2, log_time_before: 1_000, log_time: 1_000, last_digest: 8 };
+    let tx = zombie.begin(head).await.expect("it holds the row now");
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed over the zombie");
+    assert_eq!(claim.position, 1);
+    commit(&mut writer, &mut claim, &[reserve("s", "u", 1)]).await.unwrap();
+    let late = tx.commit().await;
+    assert!(matches!(late, Err(BatchError::Doubtful(_))), "{late:?}");
+    assert_eq!(zombie.recover().await.unwrap(), Standing::Fenced);
+    db.assert_invariants().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn the_schema_refuses_an_oversell_by_name() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    commit(&mut writer, &mut claim, &[create("s", 0, 10, 5)]).await.unwrap();
+    let commands = logged(1, &[reserve("s", "u", 1)]);
+    let head = BatchHead { first_offset: 1, position: 2, log_time_before: 1_000, log_time: 1_000, last_digest: 8 };
+    let mut tx = writer.begin(head).await.unwrap();
+    let snapshot = tx.load_snapshot(&commands).await.unwrap();
+    let mut outcome = decide(&snapshot, &commands);
+    // A bug in decide, as the database would see it.
+    outcome.changes.skus.values_mut().for_each(|change| change.after.reserved = 11);
+    let Err(BatchError::Refused(refused)) = tx.write(&commands, &outcome, &BTreeMap::new()).await else {
+        panic!("the schema must refuse")
+    };
+    assert_eq!(refused.sqlstate().as_deref(), Some("23514"));
+    assert_eq!(refused.constraint().as_deref(), Some("sku_no_oversell"));
+    tx.abandon().await;
+    db.assert_invariants().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_decision_that_exists_already_is_refused_not_overwritten() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    let again = reserve_as(uuid::Uuid::from_u128(5), "s", "u", 1);
+    commit(&mut writer, &mut claim, &[create("s", 0, 10, 5), again.clone()]).await.unwrap();
+    let commands = logged(2, &[again]);
+    let head = BatchHead { first_offset: 2, position: 3, log_time_before: 1_000, log_time: 1_000, last_digest: 8 };
+    let mut tx = writer.begin(head).await.unwrap();
+    let mut snapshot = tx.load_snapshot(&commands).await.unwrap();
+    assert_eq!(snapshot.known.len(), 1, "the snapshot knows it");
+    snapshot.known.clear(); // A bug in the snapshot, as the database would see it.
+    let Err(BatchError::Refused(refused)) = tx.write(&commands, &decide(&snapshot, &commands), &BTreeMap::new()).await
+    else {
+        panic!("the primary key must refuse")
+    };
+    assert_eq!(refused.sqlstate().as_deref(), Some("23505"));
+    tx.abandon().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn ten_skus_created_at_once_get_ten_partitions() {
+    let db = Database::fresh("t", 10).await;
+    let store = Arc::new(db.store());
+    let pins = (0..10).map(|n| {
+        let store = Arc::clone(&store);
+        tokio::spawn(
+            async move { store.pin_sku(&crate::support::commands::sku(&format!("s{n}"))).await.expect("pinned") },
+        )
+    });
+    let mut found = Vec::new();
+    for pin in pins.collect::<Vec<_>>() {
+        found.push(pin.await.expect("no panic"));
+    }
+    found.sort_unstable();
+    assert_eq!(found, (0..10).collect::<Vec<_>>());
+    let again = store.pin_sku(&crate::support::commands::sku("s3")).await.unwrap();
+    assert_eq!(store.pin_of(&crate::support::commands::sku("s3")).await.unwrap(), Some(again), "a pin never moves");
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_schema_is_refused() {
+    let db = database().await;
+    db.store().check_schema().await.expect("freshly migrated");
+    db.run("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', true, '', 0)").await;
+    let error = db.store().check_schema().await.expect_err("newer than this build");
+    assert!(error.to_string().contains("run `flashsale migrate`"), "{error}");
+    db.connect().await.close().await.expect("closes");
+    db.drop().await;
+}
