@@ -20,6 +20,7 @@
 
 mod admit;
 mod breaker;
+mod channel;
 mod connection;
 mod effects;
 pub mod message;
@@ -28,14 +29,15 @@ mod settle;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
 use redis::aio::ConnectionManager;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::effects::BatchEffects;
 use crate::ids::{Quantity, SkuId, Ticket, UserId};
 use crate::limits;
 use breaker::Breaker;
+pub use channel::Subscription;
 
 /// Why Redis did not answer. Nobody's request fails because of it.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +188,7 @@ impl Cache {
     /// # Errors
     /// [`CacheError::Url`].
     pub fn new(redis_url: &str, prefix: &str) -> Result<Self, CacheError> {
-        let client = redis::Client::open(redis_url).map_err(|source| CacheError::Url { source })?;
+        let client = connection::client(redis_url)?;
         let front = connection::lazy(&client)?;
         let background = connection::lazy(&client)?;
         let inner = Inner {
@@ -227,19 +229,24 @@ impl Cache {
         effects::call(&self.inner, effects).await
     }
 
-    /// The messages of all batches from now on, undecoded. Ends when the connection is lost.
+    /// Listens to the messages of all batches from now on.
     ///
     /// # Errors
     /// [`CacheError`], within [`limits::REDIS_BACKGROUND_DEADLINE`].
-    pub async fn subscribe(&self) -> Result<impl Stream<Item = Vec<u8>> + Send + use<>, CacheError> {
-        const ATTEMPT: &str = "subscribe to decisions";
-        let connecting = async {
-            let mut pubsub = self.inner.client.get_async_pubsub().await?;
-            pubsub.subscribe(self.inner.channel()).await?;
-            Ok(pubsub.into_on_message())
-        };
-        let messages = connection::within(limits::REDIS_BACKGROUND_DEADLINE, ATTEMPT, connecting).await?;
-        Ok(messages.map(|message| message.get_payload_bytes().to_vec()))
+    pub async fn subscribe(&self) -> Result<Subscription, CacheError> {
+        channel::subscribe(&self.inner).await
+    }
+
+    /// Connects now, so that the first request does not pay for it. A failure is no news: the next call connects.
+    pub async fn connect(&self) {
+        for connection in [&self.inner.front, &self.inner.background] {
+            let mut connection = connection.clone();
+            let ping = async { redis::cmd("PING").query_async::<()>(&mut connection).await };
+            if let Err(error) = connection::within(limits::REDIS_BACKGROUND_DEADLINE, "connect to redis", ping).await {
+                warn!(error = &error as &dyn std::error::Error, "redis is away; going on without");
+                return;
+            }
+        }
     }
 }
 

@@ -157,6 +157,10 @@ pub const SETTLE_CALL_MAX: usize = 250;
 pub const PROVISIONAL_MINUTES: i64 = 3;
 /// Commands on their way through one connection: far more than the callers have, so it only stops a leak.
 pub const REDIS_PIPELINE_MAX: usize = 1024;
+/// How long bytes sent to Redis may stay unacknowledged by its host before the connection counts as lost (`TCP_USER_TIMEOUT`).
+pub const REDIS_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(1);
+/// How often a silent subscription asks for a sign of life: flags and wake-ups depend on it.
+pub const SUBSCRIPTION_PING_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of a pub/sub message that are read: a full batch of the largest setting needs under 100 KiB.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Wait between two attempts to subscribe again.

@@ -1,8 +1,120 @@
-//! Being written.
+//! The admission call: many requests, one script (`admit.lua`), one deadline, behind the breaker.
+
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::breaker::Breaker;
+use super::connection::{ScriptCall, within};
+use super::{AdmissionAnswer, AdmissionItem, AdmissionRead, CacheError, Inner, KeyMarker};
+use crate::ids::Ticket;
+use crate::limits;
+
+const ATTEMPT: &str = "check admissions";
+
 pub(super) async fn call(
-    _inner: &super::Inner,
-    _items: &[super::AdmissionItem],
-    _is_memory_new: bool,
-) -> Result<super::AdmissionRead, super::CacheError> {
-    unimplemented!()
+    inner: &Inner,
+    items: &[AdmissionItem],
+    is_memory_new: bool,
+) -> Result<AdmissionRead, CacheError> {
+    assert!(items.len() <= limits::ADMISSION_CALL_MAX, "a call that takes longer than its deadline helps nobody");
+    if !breaker(inner).may_call(Instant::now()) {
+        return Err(CacheError::Spared);
+    }
+    let script = script_call(inner, items, is_memory_new);
+    let answered = within(limits::REDIS_DEADLINE, ATTEMPT, script.run::<Vec<Value>>(inner.front.clone())).await;
+    let read = answered.and_then(|values| read(&values, items.len()).ok_or(CacheError::Unreadable { attempt: ATTEMPT }));
+    report(inner, &read);
+    read
+}
+
+/// The lock is held for a few instructions, never across an await.
+fn breaker(inner: &Inner) -> MutexGuard<'_, Breaker> {
+    inner.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn report(inner: &Inner, read: &Result<AdmissionRead, CacheError>) {
+    match read {
+        Ok(_) => breaker(inner).succeeded(),
+        Err(error) => {
+            if breaker(inner).failed(Instant::now()) {
+                warn!(error = error as &dyn std::error::Error, "redis keeps failing; admitting unchecked");
+            }
+        }
+    }
+}
+
+fn script_call<'a>(inner: &'a Inner, items: &[AdmissionItem], is_memory_new: bool) -> ScriptCall<'a> {
+    let mut call = ScriptCall::new(&inner.scripts.admit, &inner.prefix);
+    call.arg(u8::from(is_memory_new));
+    call.arg(limits::PROVISIONAL_TTL.as_secs()).arg(limits::KEY_MARKER_TTL.as_secs()).arg(limits::PROVISIONAL_MINUTES);
+    for item in items {
+        call.arg(item.user.as_str()).arg(item.sku.as_str()).arg(item.quantity.get()).arg(item.limit);
+        call.arg(item.minute).arg(u8::from(item.refused_already));
+        marker_args(&mut call, item.key.as_ref());
+    }
+    call
+}
+
+/// Marker name, then id and fingerprint in one; both empty without a key.
+pub(super) fn marker_args(call: &mut ScriptCall<'_>, key: Option<&KeyMarker>) {
+    match key {
+        Some(key) => call.arg(&key.name).arg(format!("{}{}", key.id.simple(), key.fingerprint)),
+        None => call.arg("").arg(""),
+    };
+}
+
+fn read(values: &[Value], count: usize) -> Option<AdmissionRead> {
+    let (first, rest) = values.split_first()?;
+    let Value::Int(age) = first else { return None };
+    let memory_age = Duration::from_millis(u64::try_from(*age).ok()?);
+    let answers: Vec<_> = rest.iter().map(read_answer).collect::<Option<_>>()?;
+    (answers.len() == count).then_some(AdmissionRead { answers, memory_age })
+}
+
+fn read_answer(value: &Value) -> Option<AdmissionAnswer> {
+    match value {
+        Value::Int(0) => Some(AdmissionAnswer::Ok),
+        Value::Int(1) => Some(AdmissionAnswer::Pending),
+        Value::Int(2) => Some(AdmissionAnswer::KeyReused),
+        Value::Int(3) => Some(AdmissionAnswer::Absent),
+        Value::Int(over) => Some(AdmissionAnswer::OverLimit { remaining: u32::try_from(over - 10).ok()? }),
+        Value::BulkString(known) => {
+            let known = std::str::from_utf8(known).ok()?;
+            let (id, ticket) = known.split_at_checked(32)?;
+            Some(AdmissionAnswer::Replay { id: Uuid::try_parse(id).ok()?, ticket: Ticket::parse(ticket) })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_strictly() {
+        assert_eq!(read_answer(&Value::Int(12)), Some(AdmissionAnswer::OverLimit { remaining: 2 }));
+        for bad in [Value::Int(4), Value::Int(-1), Value::Int(i64::MAX), Value::Nil, Value::BulkString(b"abc".to_vec())] {
+            assert_eq!(read_answer(&bad), None, "{bad:?}");
+        }
+        let id = Uuid::from_u128(7);
+        let known = |ticket: &str| Value::BulkString(format!("{}{ticket}", id.simple()).into_bytes());
+        let ticket = Ticket::parse("1.2.3");
+        assert_eq!(read_answer(&known("1.2.3")), Some(AdmissionAnswer::Replay { id, ticket }));
+        assert_eq!(read_answer(&known("")), Some(AdmissionAnswer::Replay { id, ticket: None }));
+    }
+
+    #[test]
+    fn an_answer_per_request_or_none_at_all() {
+        let values = [Value::Int(5), Value::Int(0), Value::Int(3)];
+        let answers = vec![AdmissionAnswer::Ok, AdmissionAnswer::Absent];
+        assert_eq!(read(&values, 2), Some(AdmissionRead { answers, memory_age: Duration::from_millis(5) }));
+        assert_eq!(read(&values, 3), None);
+        assert_eq!(read(&[], 0), None);
+        assert_eq!(read(&[Value::Int(-1)], 0), None);
+    }
 }

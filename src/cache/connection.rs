@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ServerErrorKind};
+use redis::io::tcp::TcpSettings;
+use redis::{Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, Script, ServerErrorKind};
 
 use super::CacheError;
 use crate::limits;
@@ -23,6 +24,14 @@ impl Default for Scripts {
             effects: Script::new(include_str!("effects.lua")),
         }
     }
+}
+
+/// Where to connect, and how the sockets behave.
+pub(super) fn client(redis_url: &str) -> Result<redis::Client, CacheError> {
+    // Small commands must leave at once, and a peer that is gone without a word must be noticed long before the kernel's 15 minutes.
+    let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(limits::REDIS_UNACKNOWLEDGED_MAX);
+    let info = redis_url.into_connection_info().map_err(|source| CacheError::Url { source })?;
+    redis::Client::open(info.set_tcp_settings(tcp)).map_err(|source| CacheError::Url { source })
 }
 
 /// A connection that is made when first used, and again after it was lost: one bounded attempt per failed call, never a queue of calls

@@ -1,1 +1,35 @@
--- 
+-- What became of many admitted requests on their way into the log.
+--
+-- ARGV: prefix, life of a marker (s), then 8 per request: 'D' delivered or 'N' not sent, user, sku, quantity, minute,
+--       marker name ('' = no key), id and fingerprint, ticket.
+-- Markers are as in admit.lua.
+local FIRST, WIDTH = 3, 8
+local prefix = ARGV[1]
+
+local function give_back(user, sku, quantity, minute)
+  local key = prefix .. 'q:' .. sku .. ':' .. minute
+  local units = tonumber(redis.call('HGET', key, user) or '0')
+  if units > quantity then
+    redis.call('HSET', key, user, units - quantity)
+  elseif units > 0 then
+    redis.call('HDEL', key, user)
+  end
+end
+
+for at = FIRST, #ARGV, WIDTH do
+  local name, id_and_fingerprint = ARGV[at + 5], ARGV[at + 6]
+  local key = prefix .. 'k:' .. name
+  local marker = name ~= '' and redis.call('GET', key)
+  local state = marker and string.sub(marker, 2, 49) == id_and_fingerprint and string.sub(marker, 1, 1)
+  if ARGV[at] == 'D' then
+    -- Another request's marker stays: the first to use a key owns it.
+    if not marker or state == 'P' then
+      redis.call('SET', key, 'K' .. id_and_fingerprint .. ARGV[at + 7], 'EX', ARGV[2])
+    end
+  elseif state ~= 'K' then
+    -- Known by another attempt = these units are in the log, and the writer settles them.
+    if state == 'P' then redis.call('DEL', key) end
+    give_back(ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
+  end
+end
+return 'OK'
