@@ -9,20 +9,27 @@
 //! - A keyed request is looked up before it is refused, in Redis, then in Postgres; if it was accepted before, the answer is the replay.
 //! - A key is known by a decision or a delivery report and by nothing else. A pending marker means: publish again.
 
+mod admit;
+mod batcher;
 mod catalogue;
+mod key_lookup;
 mod lag;
+mod publish;
+mod redis_check;
 
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::cache::Cache;
 use crate::clock::Millis;
 use crate::ids::{IdempotencyKey, Quantity, SkuId, Ticket, UserId};
-use crate::ingress::Delivery;
 use crate::store::Store;
-use tokio_util::task::TaskTracker;
+use key_lookup::KeyLookup;
+use redis_check::RedisCheck;
 
 pub use catalogue::{Catalogue, Found, SoldOut};
 pub use lag::{Lag, LagClock, watch_partitions};
+pub use publish::Publish;
 
 /// A reserve request as it came in, with types that cannot be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,21 +56,6 @@ pub enum Admitted {
     /// Refuse it; nothing happened.
     Refused(Refusal),
 }
-
-/// A request that may go into the log.
-#[derive(Debug)]
-pub struct Publish {
-    /// Id of the reservation that it makes.
-    pub id: Uuid,
-    /// The partition that its SKU is pinned to.
-    pub partition: i32,
-    /// The same keyed request was tried before and nobody knows what became of it: it is published again under the same id.
-    pub is_retry: bool,
-    settle: Settle,
-}
-
-#[derive(Debug)]
-struct Settle {}
 
 /// A request that was accepted before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,28 +118,23 @@ pub enum Refusal {
 
 /// Handle; cheap to clone.
 #[derive(Clone)]
-pub struct Admission {}
+pub struct Admission {
+    catalogue: Catalogue,
+    redis: Option<RedisCheck>,
+    keys: KeyLookup,
+}
 
 impl Admission {
     /// Starts the tasks that ask Redis and Postgres for many requests at once; they end when the last handle is gone and what is queued
     /// is done. Without a `cache` everything is admitted unchecked.
     pub fn start(cache: Option<Cache>, store: Store, catalogue: Catalogue, tasks: &TaskTracker) -> Self {
-        let _ = (cache, store, catalogue, tasks);
-        unimplemented!()
+        let redis = cache.map(|cache| RedisCheck::start(cache, tasks));
+        Self { catalogue, redis, keys: KeyLookup::start(store, tasks) }
     }
 
-    /// Decides whether `request` may go into the log. Takes at most [`crate::limits::REDIS_DEADLINE`] for Redis, and only for keyed
-    /// requests that would be refused and for unknown SKUs also [`crate::limits::READ_DEADLINE`] for Postgres.
+    /// Decides whether `request` may go into the log. Waits about [`crate::limits::REDIS_DEADLINE`] for Redis at most, and only for
+    /// keyed requests that would be refused and for unknown SKUs also up to [`crate::limits::READ_DEADLINE`] for Postgres.
     pub async fn admit(&self, request: &ReserveRequest) -> Admitted {
-        let _ = request;
-        unimplemented!()
-    }
-}
-
-impl Publish {
-    /// Says what became of the request. Never waits: Redis is told later, with others. A `Publish` that is dropped instead is as
-    /// [`Delivery::Unknown`]: its hints expire by themselves.
-    pub fn settle(self, delivery: &Delivery) {
-        let _ = (self.settle, delivery);
+        admit::admit(self, request).await
     }
 }

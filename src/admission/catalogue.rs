@@ -1,13 +1,30 @@
 //! The catalogue: SKUs, halted partitions and sold-out flags in memory.
+//!
+//! Settings and stock change only by commands in the log; this is a copy that hints and reads keep fresh. It may be a little old, never
+//! wrong in what it refuses: settings are read again as soon as a hint says so, absence is believed for under a second, and a sold-out
+//! flag is a lease that only Postgres renews.
 
-use std::sync::Arc;
+mod absence;
+mod flags;
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::Lag;
 use crate::effects::SkuHint;
 use crate::ids::SkuId;
-use crate::store::{CatalogueEntry, Store, StoreError};
+use crate::limits;
+use crate::store::{CatalogueEntry, PartitionRow, Store, StoreError};
+use absence::Absence;
+use flags::Flags;
+
+pub use flags::SoldOut;
 
 /// What is known of a SKU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,22 +39,42 @@ pub enum Found {
     Busy,
 }
 
-/// A SKU that was sold out less than [`crate::limits::SOLD_OUT_LEASE`] ago.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SoldOut {
-    /// Units are held and some of them may come back.
-    pub holds_pending: bool,
-}
-
 /// Handle; cheap to clone.
 #[derive(Clone)]
-pub struct Catalogue {}
+pub struct Catalogue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    /// Each with when it was asked for.
+    skus: RwLock<HashMap<SkuId, (Instant, Arc<CatalogueEntry>)>>,
+    halted: RwLock<HashMap<i32, Arc<str>>>,
+    flags: Mutex<Flags>,
+    absence: Absence,
+    /// (epoch, position) of the last hints applied, per partition.
+    fences: Mutex<HashMap<i32, (i64, i64)>>,
+    /// SKUs whose settings changed, to be read again.
+    configured: Mutex<BTreeSet<SkuId>>,
+    is_configured: Notify,
+    lag: Lag,
+}
 
 impl Catalogue {
     /// An empty catalogue over `store`.
     pub fn new(store: Store) -> Self {
-        let _ = store;
-        unimplemented!()
+        let inner = Inner {
+            absence: Absence::new(store.clone()),
+            store,
+            skus: RwLock::default(),
+            halted: RwLock::default(),
+            flags: Mutex::default(),
+            fences: Mutex::default(),
+            configured: Mutex::default(),
+            is_configured: Notify::new(),
+            lag: Lag::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Reads all SKUs and all partitions once. Before the first success every SKU is looked up on its own.
@@ -45,63 +82,192 @@ impl Catalogue {
     /// # Errors
     /// [`StoreError`]; what was known stays.
     pub async fn refresh(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        let partitions = self.inner.store.load_partitions().await?;
+        for row in &partitions {
+            self.inner.lag.observe_position(row.partition, row.position);
+        }
+        self.replace_halted(&partitions);
+        self.refresh_skus().await
+    }
+
+    async fn refresh_skus(&self) -> Result<(), StoreError> {
+        let asked = Instant::now();
+        let entries = self.inner.store.load_catalogue().await?;
+        lock(&self.inner.flags).learn(asked, entries.iter().map(|entry| (&entry.sku_id, &entry.sku)));
+        entries.into_iter().for_each(|entry| self.insert_read(asked, entry));
+        Ok(())
     }
 
     /// Keeps the catalogue true until `stop`: all SKUs, those that were configured, and the flags.
     pub async fn run(self, stop: CancellationToken) {
-        let _ = stop;
-        unimplemented!()
+        let all = async { tokio::join!(self.refresh_for_ever(), self.reload_for_ever(), self.renew_for_ever()) };
+        // `None` when cancelled; the loops themselves never end.
+        let _stopped = stop.run_until_cancelled(all).await;
     }
 
-    /// A SKU, from memory where possible.
+    async fn refresh_for_ever(&self) {
+        let mut ticks = interval(limits::CATALOGUE_REFRESH_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut outage = Outage::default();
+        loop {
+            ticks.tick().await;
+            outage.note(self.refresh_skus().await, "the catalogue stays as last known");
+        }
+    }
+
+    async fn reload_for_ever(&self) {
+        let mut outage = Outage::default();
+        loop {
+            self.inner.is_configured.notified().await;
+            let skus: Vec<_> = std::mem::take(&mut *lock(&self.inner.configured)).into_iter().collect();
+            // If this fails, the next refresh repairs it.
+            let asked = Instant::now();
+            let read = self.inner.store.load_skus(&skus).await.map(|entries| {
+                entries.into_iter().for_each(|entry| self.insert_read(asked, entry));
+            });
+            outage.note(read, "changed settings are read later");
+        }
+    }
+
+    async fn renew_for_ever(&self) {
+        let mut ticks = interval(limits::SOLD_OUT_RENEW_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut outage = Outage::default();
+        loop {
+            ticks.tick().await;
+            let flagged = lock(&self.inner.flags).flagged();
+            if flagged.is_empty() {
+                continue;
+            }
+            let asked = Instant::now();
+            let read = self.inner.store.load_skus(&flagged).await.map(|entries| {
+                lock(&self.inner.flags).renew(asked, entries.iter().map(|entry| (&entry.sku_id, &entry.sku)));
+                entries.into_iter().for_each(|entry| self.insert_read(asked, entry));
+            });
+            outage.note(read, "sold-out flags run out");
+        }
+    }
+
+    /// A SKU, from memory where possible; an unknown one by a query that is shared with all who ask at the same time.
     pub async fn find(&self, sku: &SkuId) -> Found {
-        let _ = sku;
-        unimplemented!()
+        if let Some(entry) = self.get(sku) {
+            return Found::Entry(entry);
+        }
+        let asked = Instant::now();
+        match self.inner.absence.find(sku).await {
+            Found::Entry(entry) => {
+                self.insert_read(asked, entry.as_ref().clone());
+                // What is in memory may be newer by now.
+                Found::Entry(self.get(sku).unwrap_or(entry))
+            }
+            other => other,
+        }
     }
 
     /// A SKU, if it is in memory.
     pub fn get(&self, sku: &SkuId) -> Option<Arc<CatalogueEntry>> {
-        let _ = sku;
-        unimplemented!()
+        self.inner.skus.read().unwrap_or_else(PoisonError::into_inner).get(sku).map(|(_, entry)| Arc::clone(entry))
     }
 
     /// All SKUs in memory.
     pub fn entries(&self) -> Vec<Arc<CatalogueEntry>> {
-        unimplemented!()
+        self.inner
+            .skus
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|(_, entry)| Arc::clone(entry))
+            .collect()
     }
 
-    /// Takes an entry over that was just read or decided.
+    /// Takes an entry over that was just read or decided. A SKU is never deleted.
     pub fn insert(&self, entry: CatalogueEntry) {
-        let _ = entry;
-        unimplemented!()
+        self.insert_read(Instant::now(), entry);
+    }
+
+    /// An entry that was asked for at `asked`. One that overtook it and is newer stays; but Postgres is believed in the end, also when
+    /// it was restored to older numbers.
+    fn insert_read(&self, asked: Instant, entry: CatalogueEntry) {
+        self.inner.absence.forget(&entry.sku_id);
+        let age_of = |entry: &CatalogueEntry| (entry.sku.settings_version, entry.sku.movement_count);
+        let mut skus = self.inner.skus.write().unwrap_or_else(PoisonError::into_inner);
+        match skus.get(&entry.sku_id) {
+            Some((known_asked, known)) if *known_asked > asked && age_of(known) > age_of(&entry) => {}
+            _ => {
+                skus.insert(entry.sku_id.clone(), (asked, Arc::new(entry)));
+            }
+        }
     }
 
     /// Whether the SKU is known to be sold out now.
     pub fn sold_out(&self, sku: &SkuId) -> Option<SoldOut> {
-        let _ = sku;
-        unimplemented!()
+        lock(&self.inner.flags).sold_out(sku, Instant::now())
     }
 
     /// Why a partition is halted; absent = healthy, as far as known.
     pub fn halted_reason(&self, partition: i32) -> Option<Arc<str>> {
-        let _ = partition;
-        unimplemented!()
+        self.inner.halted.read().unwrap_or_else(PoisonError::into_inner).get(&partition).cloned()
+    }
+
+    /// Takes over which partitions are halted.
+    pub fn replace_halted(&self, rows: &[PartitionRow]) {
+        let reason_of = |row: &PartitionRow| Some((row.partition, row.halted_reason.as_deref()?.into()));
+        *self.inner.halted.write().unwrap_or_else(PoisonError::into_inner) =
+            rows.iter().filter_map(reason_of).collect();
     }
 
     /// How far the partitions are behind.
     pub fn lag(&self) -> &Lag {
-        unimplemented!()
+        &self.inner.lag
     }
 
-    /// Applies the hints of one batch, unless newer ones of its partition were applied before.
+    /// Applies the hints of one batch, unless newer ones of its partition were applied before. Never waits.
     pub fn apply(&self, partition: i32, epoch: i64, position: i64, skus: &[SkuHint]) {
-        let _ = (partition, epoch, position, skus);
-        unimplemented!()
+        {
+            let mut fences = lock(&self.inner.fences);
+            let fence = fences.entry(partition).or_insert((i64::MIN, i64::MIN));
+            if (epoch, position) <= *fence {
+                return;
+            }
+            *fence = (epoch, position);
+        }
+        self.inner.lag.observe_position(partition, position);
+        if skus.is_empty() {
+            return;
+        }
+        lock(&self.inner.flags).apply(Instant::now(), skus);
+        for hint in skus.iter().filter(|hint| hint.is_configured) {
+            // It exists: whoever asks before it is read again looks it up.
+            self.inner.absence.forget(&hint.sku);
+            lock(&self.inner.configured).insert(hint.sku.clone());
+            self.inner.is_configured.notify_one();
+        }
     }
 
     /// Forgets all sold-out flags: messages may have been missed.
     pub fn drop_flags(&self) {
-        unimplemented!()
+        lock(&self.inner.flags).clear();
+    }
+}
+
+/// Nothing here panics while it holds one of these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says once that Postgres is away, not with every attempt.
+#[derive(Default)]
+struct Outage {
+    is_on: bool,
+}
+
+impl Outage {
+    fn note(&mut self, read: Result<(), StoreError>, consequence: &'static str) {
+        if let Err(error) = &read
+            && !self.is_on
+        {
+            warn!(error = error as &dyn std::error::Error, consequence, "could not read the catalogue");
+        }
+        self.is_on = read.is_err();
     }
 }

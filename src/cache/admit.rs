@@ -26,7 +26,8 @@ pub(super) async fn call(
     }
     let script = script_call(inner, items, is_memory_new);
     let answered = within(limits::REDIS_DEADLINE, ATTEMPT, script.run::<Vec<Value>>(inner.front.clone())).await;
-    let read = answered.and_then(|values| read(&values, items.len()).ok_or(CacheError::Unreadable { attempt: ATTEMPT }));
+    let read =
+        answered.and_then(|values| read(&values, items.len()).ok_or(CacheError::Unreadable { attempt: ATTEMPT }));
     report(inner, &read);
     read
 }
@@ -98,7 +99,8 @@ mod tests {
     #[test]
     fn answers_are_read_strictly() {
         assert_eq!(read_answer(&Value::Int(12)), Some(AdmissionAnswer::OverLimit { remaining: 2 }));
-        for bad in [Value::Int(4), Value::Int(-1), Value::Int(i64::MAX), Value::Nil, Value::BulkString(b"abc".to_vec())] {
+        for bad in [Value::Int(4), Value::Int(-1), Value::Int(i64::MAX), Value::Nil, Value::BulkString(b"abc".to_vec())]
+        {
             assert_eq!(read_answer(&bad), None, "{bad:?}");
         }
         let id = Uuid::from_u128(7);

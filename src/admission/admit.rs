@@ -1,0 +1,223 @@
+//! The decision about one request: from memory, then Redis, then (only to refuse a keyed one) Postgres.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::catalogue::Found;
+use super::key_lookup::Looked;
+use super::publish::{Publish, Settle, Taken};
+use super::redis_check::Checked;
+use super::{Admission, Admitted, Refusal, Replay, ReserveRequest};
+use crate::cache::{AdmissionAnswer, AdmissionItem, KeyMarker};
+use crate::clock::Millis;
+use crate::ids;
+use crate::inventory::Settings;
+use crate::limits;
+use crate::store::CatalogueEntry;
+
+const MINUTE_US: i64 = 60_000_000;
+
+/// One request on its way through admission.
+struct Case<'a> {
+    admission: &'a Admission,
+    request: &'a ReserveRequest,
+    /// Absent for a SKU that is not known.
+    entry: Option<Arc<CatalogueEntry>>,
+    key: Option<KeyMarker>,
+}
+
+pub(super) async fn admit(admission: &Admission, request: &ReserveRequest) -> Admitted {
+    let found = admission.catalogue.find(&request.sku).await;
+    let refusal = refusal_from_memory(admission, request, &found);
+    let key = request.key.as_ref().map(|key| KeyMarker {
+        name: ids::key_marker_name(&request.user, key),
+        id: ids::keyed_reservation_id(&request.user, &request.sku, key),
+        fingerprint: ids::fingerprint(&request.sku, request.quantity),
+    });
+    let entry = if let Found::Entry(entry) = found { Some(entry) } else { None };
+    let case = Case { admission, request, entry, key };
+    match refusal {
+        Some(refusal) if case.key.is_none() => Admitted::Refused(refusal),
+        refusal => case.ask_redis(refusal).await,
+    }
+}
+
+/// What memory alone refuses, by precedence. A halt comes before the lag that it causes.
+fn refusal_from_memory(admission: &Admission, request: &ReserveRequest, found: &Found) -> Option<Refusal> {
+    let entry = match found {
+        Found::Entry(entry) => entry,
+        Found::Unknown => return Some(Refusal::UnknownSku),
+        Found::Unavailable => return Some(Refusal::Unavailable { maybe_accepted: None }),
+        Found::Busy => return Some(Refusal::Overloaded { maybe_accepted: None }),
+    };
+    let catalogue = &admission.catalogue;
+    if catalogue.halted_reason(entry.partition).is_some() {
+        return Some(Refusal::Halted { maybe_accepted: None });
+    }
+    if catalogue.lag().age(entry.partition) > limits::INTAKE_LAG_MAX {
+        return Some(Refusal::Overloaded { maybe_accepted: None });
+    }
+    let settings = &entry.sku.settings;
+    refusal_by_window(settings, request.received_at_us / 1000).or_else(|| {
+        // Above the limit by itself: Redis is asked, because it knows what remains, and that refusal comes before this one.
+        let is_within_limit = request.quantity.get() <= settings.user_limit;
+        let sold_out = catalogue.sold_out(&request.sku).filter(|_| is_within_limit)?;
+        Some(Refusal::SoldOut { available: 0, holds_pending: sold_out.holds_pending })
+    })
+}
+
+/// The sale's start and end decide here only outside [`limits::SALE_WINDOW_MARGIN`]: within it the log's clock does.
+fn refusal_by_window(settings: &Settings, now: Millis) -> Option<Refusal> {
+    let margin = i64::try_from(limits::SALE_WINDOW_MARGIN.as_millis()).expect("a few seconds");
+    match (settings.starts_at, settings.ends_at) {
+        (Some(starts_at), _) if now.saturating_add(margin) < starts_at => Some(Refusal::SaleNotStarted { starts_at }),
+        (_, Some(ends_at)) if now >= ends_at.saturating_add(margin) => Some(Refusal::SaleEnded { ends_at }),
+        _ => None,
+    }
+}
+
+impl Case<'_> {
+    /// `refusal`: why the request will be refused unless its key is known.
+    async fn ask_redis(self, refusal: Option<Refusal>) -> Admitted {
+        let checked = match &self.admission.redis {
+            Some(redis) => redis.check(self.item(refusal.is_some())).await,
+            None => None,
+        };
+        let Some(Checked { answer, memory_age }) = checked else {
+            return self.without_redis(refusal).await;
+        };
+        match (answer, refusal) {
+            (AdmissionAnswer::Replay { id, ticket }, _) => Admitted::Replay(Replay { id, ticket, is_decided: false }),
+            (AdmissionAnswer::KeyReused, _) => Admitted::Refused(Refusal::KeyReused),
+            // Never refused: its first try may be in the log. Nor can its SKU be unknown for good: it was known then.
+            (AdmissionAnswer::Pending, refusal) => self.publish(true, false).unwrap_or_else(|| {
+                let id = self.key.as_ref().map(|key| key.id);
+                Admitted::Refused(refusal.unwrap_or(Refusal::UnknownSku).of_maybe_accepted(id))
+            }),
+            (AdmissionAnswer::OverLimit { remaining }, _) => {
+                let limit = self.entry.as_ref().map_or(0, |entry| entry.sku.settings.user_limit);
+                self.refuse_unless_known(Refusal::UserLimit { limit, remaining }, memory_age).await
+            }
+            (AdmissionAnswer::Ok | AdmissionAnswer::Absent, Some(refusal)) => {
+                self.refuse_unless_known(refusal, memory_age).await
+            }
+            (AdmissionAnswer::Ok | AdmissionAnswer::Absent, None) => {
+                self.publish(false, true).unwrap_or(Admitted::Refused(Refusal::UnknownSku))
+            }
+        }
+    }
+
+    fn item(&self, refused_already: bool) -> AdmissionItem {
+        AdmissionItem {
+            user: self.request.user.clone(),
+            sku: self.request.sku.clone(),
+            quantity: self.request.quantity,
+            limit: self.entry.as_ref().map_or(0, |entry| entry.sku.settings.user_limit),
+            minute: self.minute(),
+            key: self.key.clone(),
+            refused_already,
+        }
+    }
+
+    fn minute(&self) -> i64 {
+        self.request.received_at_us.div_euclid(MINUTE_US)
+    }
+
+    /// Redis is away: accept, the writer checks everything again. Only what memory knows is refused.
+    async fn without_redis(self, refusal: Option<Refusal>) -> Admitted {
+        let limit = self.entry.as_ref().map(|entry| entry.sku.settings.user_limit);
+        let is_above_limit = limit.is_some_and(|limit| self.request.quantity.get() > limit);
+        let over_limit = limit.filter(|_| is_above_limit).map(|limit| Refusal::UserLimit { limit, remaining: limit });
+        match refusal.or(over_limit) {
+            Some(refusal) => self.refuse_unless_known(refusal, Duration::ZERO).await,
+            None => self.publish(false, false).unwrap_or(Admitted::Refused(Refusal::UnknownSku)),
+        }
+    }
+
+    /// The key was not met in Redis. `memory_age`: how far back Redis can say so.
+    async fn refuse_unless_known(self, refusal: Refusal, memory_age: Duration) -> Admitted {
+        let Some(id) = self.key.as_ref().map(|key| key.id) else { return Admitted::Refused(refusal) };
+        match self.admission.keys.look_up(id).await {
+            Some(Looked::Decided(row)) if row.quantity.is_some_and(|q| q != self.request.quantity.get()) => {
+                Admitted::Refused(Refusal::KeyReused)
+            }
+            Some(Looked::Decided(row)) => Admitted::Replay(Replay { id, ticket: Some(row.ticket), is_decided: true }),
+            Some(Looked::Undecided) if self.vouches(memory_age) => Admitted::Refused(refusal),
+            Some(Looked::Undecided | Looked::Away) => self.say_without_proof(refusal, id),
+            None => Admitted::Refused(Refusal::Overloaded { maybe_accepted: Some(id) }),
+        }
+    }
+
+    /// Whether a key that Redis does not know was not accepted lately: it would remember everything that may still be undecided.
+    fn vouches(&self, memory_age: Duration) -> bool {
+        let lag =
+            self.entry.as_ref().map_or(Duration::ZERO, |entry| self.admission.catalogue.lag().age(entry.partition));
+        let needed = lag.max(limits::INTAKE_LAG_MAX) + limits::MESSAGE_TIMEOUT;
+        // Markers that are older than their life are forgotten, whatever the age of the instance.
+        needed < memory_age.min(limits::KEY_MARKER_TTL)
+    }
+
+    /// Nobody can say whether the key was accepted before: a final refusal is left to the writer, who knows; a refusal for now says
+    /// that it does not know. A SKU that is unknown now was never known, and nothing of it can have been accepted.
+    fn say_without_proof(self, refusal: Refusal, id: Uuid) -> Admitted {
+        match refusal {
+            Refusal::Overloaded { .. } | Refusal::Halted { .. } | Refusal::Unavailable { .. } => {
+                Admitted::Refused(refusal.of_maybe_accepted(Some(id)))
+            }
+            refusal => self.publish(false, false).unwrap_or(Admitted::Refused(refusal)),
+        }
+    }
+
+    /// `None` without a SKU. `has_taken`: Redis took provisional units and wrote a marker for this request.
+    fn publish(&self, is_retry: bool, has_taken: bool) -> Option<Admitted> {
+        let entry = self.entry.as_ref()?;
+        let ReserveRequest { user, sku, quantity, .. } = self.request;
+        let redis = self.admission.redis.as_ref();
+        if let (Some(redis), Some(_), false, false) = (redis, &self.key, is_retry, has_taken) {
+            redis.note_gap();
+        }
+        let taken = || Taken { user: user.clone(), sku: sku.clone(), quantity: *quantity, minute: self.minute() };
+        let settle = Settle {
+            key: self.key.clone(),
+            taken: has_taken.then(taken),
+            settles: redis.map(|redis| redis.settles()),
+            lag: self.admission.catalogue.lag().clone(),
+        };
+        let id = self.key.as_ref().map_or_else(ids::fresh_id, |key| key.id);
+        Some(Admitted::Publish(Publish { id, partition: entry.partition, is_retry, settle }))
+    }
+}
+
+impl Refusal {
+    /// A refusal for now that has to say that an earlier request with the same key may have been accepted.
+    fn of_maybe_accepted(self, id: Option<Uuid>) -> Self {
+        match self {
+            Self::Overloaded { .. } => Self::Overloaded { maybe_accepted: id },
+            Self::Halted { .. } => Self::Halted { maybe_accepted: id },
+            Self::Unavailable { .. } => Self::Unavailable { maybe_accepted: id },
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_refuse_only_outside_the_margin() {
+        let settings = Settings { starts_at: Some(10_000), ends_at: Some(20_000), ..Settings::default() };
+        let early = Some(Refusal::SaleNotStarted { starts_at: 10_000 });
+        let late = Some(Refusal::SaleEnded { ends_at: 20_000 });
+        for (now, expected) in
+            [(0, early), (7_999, early), (8_000, None), (15_000, None), (20_000, None), (21_999, None), (22_000, late)]
+        {
+            assert_eq!(refusal_by_window(&settings, now), expected, "at {now}");
+        }
+        assert_eq!(refusal_by_window(&Settings::default(), 0), None);
+        let far = Settings { starts_at: Some(i64::MIN), ends_at: Some(i64::MAX), ..Settings::default() };
+        assert_eq!(refusal_by_window(&far, i64::MAX), None, "no overflow");
+    }
+}
