@@ -272,6 +272,13 @@ pub const ABSENCE_PROOF_WAIT: Duration = Duration::from_secs(2);
 /// How often positions are read while absence is being proved.
 pub const ABSENCE_PROOF_EVERY: Duration = Duration::from_millis(20);
 
+/// The shortest time that a queued request is told to expect: a batch takes a few milliseconds, and a poll sooner would be wasted.
+pub const ETA_MIN: Duration = Duration::from_millis(10);
+/// How fast the highest rate of decisions seen is forgotten: a rate of an idle minute says nothing about a crowd.
+pub const DECISION_RATE_WINDOW: Duration = Duration::from_secs(10);
+/// Positions are compared for the rate of decisions no sooner than this: shorter spans measure single batches.
+pub const DECISION_RATE_SPAN_MIN: Duration = Duration::from_millis(50);
+
 // ---- shutdown ---------------------------------------------------------------------------------------------------------------
 
 /// From SIGTERM to exit, at most.

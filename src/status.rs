@@ -1,1 +1,199 @@
-//! Reading reservations: many ids in one query, tickets, and proofs of absence.
+//! Status: where a request stands, read from Postgres and the log, many requests in one query.
+//!
+//! In the flow: the way back, consumer > store > **status** > http. Numbers that an answer rests on are read **after** its request came,
+//! in this order: positions first, then rows ([`Store::load_statuses`] does both), both from the primary; log ends from the leaders. So
+//!
+//! - a row is the truth;
+//! - no row and an offset below the position: there is no decision, and there never will be one;
+//! - an offset at or above the position, inside the log: QUEUED;
+//! - without a ticket, absence is proved by waiting until every partition has been decided up to a log end read meanwhile ([`absence`]).
+//!
+//! What can't be asked is never answered with absence. Queries collect their callers by natural batching ([`reads`]), proofs are shared.
+
+mod absence;
+mod progress;
+mod reads;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::Counter;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::ids::Ticket;
+use crate::kafka::LogEnds;
+use crate::limits;
+use crate::store::{PartitionRow, ReservationRow, Store};
+use crate::telemetry::metrics::STATUS_NOT_FOUND_AFTER_TICKET;
+use crate::waiters::Waiter;
+
+use progress::Progress;
+
+/// Where a reservation stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It has its decision.
+    Decided(Box<ReservationRow>),
+    /// It is in the log, not decided.
+    Queued(Queued),
+    /// There is no such reservation: 404.
+    Absent,
+    /// Could not be found out: 503 `STATUS_UNAVAILABLE`.
+    Unavailable,
+}
+
+/// A request that waits for its decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Where it stands in the log.
+    pub ticket: Ticket,
+    /// Requests ahead of it, 0 = next: an estimate where records are packed. Absent if nobody could say.
+    pub queue_position: Option<u64>,
+    /// When its decision may be expected, at least [`limits::ETA_MIN`]. Absent if nobody could say, or its partition is halted.
+    pub eta: Option<Duration>,
+}
+
+/// What one read says about one id.
+#[derive(Clone, Debug)]
+pub struct StatusAnswer {
+    /// Its decision; `None` = it had none when the positions below were read.
+    pub row: Option<ReservationRow>,
+    /// Every partition of the topic, read before the row.
+    pub partitions: Arc<Vec<PartitionRow>>,
+}
+
+/// Postgres could not be asked in time, or too many are asking. Logged where it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("could not read the status")]
+pub struct StatusUnavailable;
+
+/// Answers where reservations stand; cheap to clone. Its tasks end with the last handle.
+#[derive(Clone)]
+pub struct StatusReader {
+    reads: mpsc::Sender<reads::Ask>,
+    proofs: mpsc::Sender<absence::Ask>,
+    log_ends: LogEnds,
+    progress: Arc<Progress>,
+    not_found_after_ticket: Counter,
+    _tasks: TaskTracker,
+}
+
+impl StatusReader {
+    /// A reader of `store` and of the log behind `log_ends`. Needs a tokio runtime.
+    pub fn start(store: Store, log_ends: LogEnds) -> Self {
+        let (reads, read_asks) = mpsc::channel(limits::STATUS_QUEUE_MAX);
+        let (proofs, proof_asks) = mpsc::channel(limits::STATUS_QUEUE_MAX);
+        let progress = Arc::new(Progress::default());
+        let tasks = TaskTracker::new();
+        tasks.spawn(reads::serve(store.clone(), Arc::clone(&progress), read_asks));
+        tasks.spawn(absence::serve(store, log_ends.clone(), proof_asks));
+        let not_found_after_ticket = metrics::counter!(STATUS_NOT_FOUND_AFTER_TICKET);
+        Self { reads, proofs, log_ends, progress, not_found_after_ticket, _tasks: tasks }
+    }
+
+    /// Positions and the id's row, read after this call began, together with whatever else is asked for.
+    ///
+    /// # Errors
+    /// [`StatusUnavailable`], at the latest after [`limits::READ_DEADLINE`].
+    pub async fn read(&self, id: Uuid) -> Result<StatusAnswer, StatusUnavailable> {
+        let (ask, answered) = reads::Ask::new(id);
+        self.reads.try_send(ask).map_err(|_| StatusUnavailable)?;
+        match tokio::time::timeout(limits::READ_DEADLINE, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(StatusUnavailable),
+        }
+    }
+
+    /// Where the reservation `id` stands; `ticket` is what the client shows, true or made up.
+    pub async fn find(&self, id: Uuid, ticket: Option<Ticket>) -> Found {
+        let Ok(answer) = self.read(id).await else {
+            // Not QUEUED: its client may have seen the decision already, and a status never goes backwards.
+            return Found::Unavailable;
+        };
+        match (answer.row, ticket) {
+            (Some(row), _) => Found::Decided(Box::new(row)),
+            (None, Some(ticket)) => self.find_undecided(ticket, &answer.partitions).await,
+            (None, None) => self.prove_absence(id).await,
+        }
+    }
+
+    /// Waits until `id` has a decision (of another version than `seen_version`, if given) or is known to be absent, at most until
+    /// `deadline`; then says what it is by then. `waiter` is registered for `id` before the request was published or this was called.
+    pub async fn wait_decided(
+        &self,
+        id: Uuid,
+        ticket: Option<Ticket>,
+        waiter: &mut Waiter,
+        deadline: Instant,
+        seen_version: Option<i32>,
+    ) -> Found {
+        loop {
+            let found = self.find(id, ticket).await;
+            let look_again_at = match &found {
+                Found::Decided(row) if seen_version != Some(row.version) => return found,
+                Found::Absent => return found,
+                Found::Decided(_) | Found::Queued(_) => deadline,
+                // Nobody may be able to wake us while Postgres is away.
+                Found::Unavailable => deadline.min(Instant::now() + limits::WAITER_SWEEP_EVERY),
+            };
+            if Instant::now() >= deadline {
+                return found;
+            }
+            // Woken or out of time: the next look tells. `woken` is cancel-safe and remembers.
+            let _ = tokio::time::timeout_at(look_again_at, waiter.woken()).await;
+        }
+    }
+
+    /// Notes that a record is in the log at `ticket`, by its delivery report: it needs no question to the leader to be called QUEUED.
+    pub fn observe_delivered(&self, ticket: Ticket) {
+        self.progress.observe_end(ticket.partition, ticket.place.offset + 1);
+    }
+
+    /// When a request at `ticket`, delivered just now, may expect its decision, by what is known without asking anybody.
+    pub fn eta_of_delivered(&self, ticket: Ticket) -> Option<Duration> {
+        self.progress.eta_of_delivered(ticket)
+    }
+
+    /// No row was found at `partitions`: what does the ticket say?
+    async fn find_undecided(&self, ticket: Ticket, partitions: &[PartitionRow]) -> Found {
+        let Some(partition) = partitions.iter().find(|row| row.partition == ticket.partition) else {
+            // No partition at all means an empty database, not a made-up ticket.
+            return if partitions.is_empty() { Found::Unavailable } else { Found::Absent };
+        };
+        if ticket.place.offset < partition.position {
+            // Lost, or made up by a client; the auditor, who reads the log itself, says which.
+            self.not_found_after_ticket.increment(1);
+            return Found::Absent;
+        }
+        if !self.progress.is_inside(ticket) {
+            match self.log_ends.watermarks(ticket.partition).await {
+                Ok((_, end)) => self.progress.observe_end(ticket.partition, end),
+                Err(error) => {
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "could not ask whether a ticket is inside the log"
+                    );
+                    return Found::Queued(Queued { ticket, queue_position: None, eta: None });
+                }
+            }
+            if !self.progress.is_inside(ticket) {
+                return Found::Absent;
+            }
+        }
+        Found::Queued(self.progress.queued(ticket, partition))
+    }
+
+    async fn prove_absence(&self, id: Uuid) -> Found {
+        let (ask, answered) = absence::Ask::new(id);
+        if self.proofs.try_send(ask).is_err() {
+            return Found::Unavailable;
+        }
+        match tokio::time::timeout(limits::ABSENCE_PROOF_WAIT, answered).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) | Err(_) => Found::Unavailable,
+        }
+    }
+}
