@@ -58,6 +58,8 @@ pub const LOG_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const LOG_TIME_AHEAD_MAX: Duration = Duration::from_secs(5);
 /// How long the owner waits for its clock to reach such a record before it halts the partition.
 pub const LOG_TIME_AHEAD_WAIT: Duration = Duration::from_secs(10);
+/// How often it looks at its clock meanwhile.
+pub const LOG_TIME_AHEAD_LOOK_EVERY: Duration = Duration::from_millis(100);
 
 // ---- Kafka clients ----------------------------------------------------------------------------------------------------------
 
@@ -207,6 +209,8 @@ pub const SESSION_TIMEOUT: Duration = Duration::from_millis(6000);
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a revoked partition may finish its running transaction.
 pub const REVOKE_DEADLINE: Duration = Duration::from_secs(2);
+/// Answers to one revocation: it is given once, so that who gives it never waits for room.
+pub const REVOKE_ANSWERS: usize = 1;
 /// Bytes that the client library fetches ahead, over all partitions (`queued.max.messages.kbytes`).
 pub const FETCH_AHEAD_KIB_MAX: usize = 16 * 1024;
 /// Claims again after a fence while still assigned, before the process leaves the group.
@@ -227,6 +231,8 @@ pub const CONSUMER_CLOSE_DEADLINE: Duration = Duration::from_secs(4);
 pub const LOG_PROBE_EVERY: Duration = Duration::from_secs(10);
 /// Deadline of one question to a broker (log ends, one record).
 pub const LOG_PROBE_DEADLINE: Duration = Duration::from_secs(2);
+/// What a late one still gets: the client library takes zero for "do not ask at all".
+pub const LOG_PROBE_DEADLINE_MIN: Duration = Duration::from_millis(1);
 /// Poisoned commands of one batch; more than this is a broken build, not broken records: halt.
 pub const POISON_PER_BATCH_MAX: usize = 50;
 /// Dead letters published in one round.
@@ -250,6 +256,8 @@ pub const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(50);
 pub const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long a claim waits for a terminated backend to be gone.
 pub const BACKEND_END_WAIT: Duration = Duration::from_secs(2);
+/// How often it looks: an end takes a few milliseconds.
+pub const BACKEND_END_LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Attempts of a batch that failed by serialization, deadlock or an unknown error of the server, before the partition halts.
 pub const BATCH_ATTEMPTS_MAX: u32 = 5;
 /// Connections of one process for reads (status, catalogue, admin).

@@ -214,7 +214,7 @@ fn start_of(text: &str, len_max: usize) -> &str {
 fn read_envelope(bytes: &[u8], sku: &SkuId) -> Envelope {
     let mut from = Reader(bytes);
     let kind = from.u8();
-    let id = from.take(16).map(|id| Uuid::from_slice(id).expect("16 bytes"));
+    let id = from.take(16).map(|id| Uuid::from_slice(id).expect("16 bytes were taken"));
     let received_at_us = from.i64();
     // Only after a whole time: the bytes after a broken field are not where they should be and could still read like a command.
     let request_id = received_at_us.and_then(|_| from.text());

@@ -76,7 +76,7 @@ pub fn decode(bytes: &[u8]) -> Option<Message> {
     let count = usize::try_from(u32::from_le_bytes(from.array()?)).ok()?;
     // Taken as one piece first: a count that the bytes don't hold allocates nothing.
     let ids = from.take(count.checked_mul(16)?)?;
-    let decided = ids.chunks_exact(16).map(|id| Uuid::from_slice(id).expect("16 bytes")).collect();
+    let decided = ids.chunks_exact(16).map(|id| Uuid::from_slice(id).expect("a chunk is 16 bytes")).collect();
     let count = u16::from_le_bytes(from.array()?);
     let skus = (0..count).map(|_| read_hint(&mut from)).collect::<Option<_>>()?;
     from.0.is_empty().then_some(Message { partition, epoch, position, decided, skus })

@@ -43,7 +43,7 @@ pub(super) enum Event {
     /// These partitions are ours; nothing is fetched until each is claimed.
     Assigned { generation: u64, partitions: Vec<i32> },
     /// They are not ours any more; the thread waits (bounded) for `done`.
-    Revoked { partitions: Vec<i32>, done: std::sync::mpsc::Sender<()> },
+    Revoked { partitions: Vec<i32>, done: std::sync::mpsc::SyncSender<()> },
     /// The client can't go on.
     Failed(KafkaError),
 }
@@ -195,7 +195,7 @@ impl ConsumerContext for Group {
             shared.awaited = 0;
             shared.routes.clear();
         }
-        let (done, is_done) = std::sync::mpsc::channel();
+        let (done, is_done) = std::sync::mpsc::sync_channel(limits::REVOKE_ANSWERS);
         self.send(Event::Revoked { partitions: numbers, done });
         // Late is allowed: the fence decides. The group must not wait for us for ever.
         let _ = is_done.recv_timeout(limits::REVOKE_DEADLINE);

@@ -178,7 +178,6 @@ impl<'p> Worker<'p> {
 
     /// A record from the future is not decided: holds would be too long. The guard may stop a decision, never change it.
     async fn wait_for_clock(&self, at: Millis) -> Option<BatchEnd> {
-        const EVERY: Duration = Duration::from_millis(100);
         let ahead_max = limits::LOG_TIME_AHEAD_MAX.as_millis() as i64;
         let is_ahead = || at - self.partition.deps.clock.now() > ahead_max;
         let began = Instant::now();
@@ -190,7 +189,7 @@ impl<'p> Worker<'p> {
             }
             tokio::select! {
                 () = self.partition.stop.cancelled() => return Some(BatchEnd::Stopped),
-                () = sleep(EVERY) => {}
+                () = sleep(limits::LOG_TIME_AHEAD_LOOK_EVERY) => {}
             }
         }
         None

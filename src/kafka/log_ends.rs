@@ -183,7 +183,7 @@ fn answer_all(reader: &Reader, topic: &str, asked: &Receiver<Question>) {
 
 /// What is left of a question's time; never zero, as the library takes that for "just look".
 fn time_left(asked: Instant) -> Duration {
-    limits::LOG_PROBE_DEADLINE.saturating_sub(asked.elapsed()).max(Duration::from_millis(1))
+    limits::LOG_PROBE_DEADLINE.saturating_sub(asked.elapsed()).max(limits::LOG_PROBE_DEADLINE_MIN)
 }
 
 fn ends_of(reader: &Reader, topic: &str, partition: i32, asked: Instant) -> Result<Watermarks, KafkaError> {

@@ -5,7 +5,6 @@
 //! touches no row, however late it wakes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
@@ -242,7 +241,6 @@ async fn terminating_blockers<T>(
 
 /// Ends a backend of this writer, if it still runs, and waits until it is gone: only then is what it committed visible for sure.
 async fn end_backend(conn: &mut PgConnection, pid: i32, name: &str) -> Result<(), StoreError> {
-    const EVERY: Duration = Duration::from_millis(5);
     let deadline = Instant::now() + limits::BACKEND_END_WAIT;
     loop {
         let running = ask(
@@ -263,6 +261,6 @@ async fn end_backend(conn: &mut PgConnection, pid: i32, name: &str) -> Result<()
         if Instant::now() >= deadline {
             return Err(StoreError::Deadline { attempt: "end the old backend" });
         }
-        sleep(EVERY).await;
+        sleep(limits::BACKEND_END_LOOK_EVERY).await;
     }
 }

@@ -1,3 +1,5 @@
+//! No wake-up is lost, no waiter is left behind.
+
 use std::time::Duration;
 
 use futures_util::FutureExt;
