@@ -8,4 +8,5 @@ mod decide_table;
 mod kafka_log;
 mod store_writer;
 mod support;
+mod tidy;
 mod wire_bytes;
