@@ -5,6 +5,7 @@
 
 mod decide_properties;
 mod decide_table;
+mod ingress_publish;
 mod kafka_log;
 mod store_writer;
 mod support;

@@ -8,4 +8,5 @@ pub mod kafka;
 pub mod memory;
 pub mod oracle;
 pub mod proxy;
+pub mod services;
 pub mod wait;
