@@ -412,3 +412,15 @@ fn tidy_reads_sources_without_comments_texts_and_tests() {
     assert!(source.code.contains("b // c") && source.code.contains("g \" h") && !source.code.contains('d'));
     assert_eq!(source.line_at(source.words("k")[0]), "src/a.rs:7");
 }
+
+#[test]
+fn tidy_style_page_names_the_rules_that_are_enforced() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("part of the repository");
+    let (page, rules) = (read("docs/style.md"), read("tests/it/tidy.rs"));
+    let names: Vec<&str> = rules.split("\n    enforce(").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert!(names.len() >= 8, "the rules were not found: {names:?}");
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "docs/style.md does not mention {name}");
+    }
+}
