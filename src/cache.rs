@@ -86,6 +86,8 @@ struct Inner {
     prefix: String,
     /// For calls with a request behind them: never behind a big write in one socket.
     front: ConnectionManager,
+    /// Of those calls.
+    deadline: Duration,
     /// For everything else.
     background: ConnectionManager,
     breaker: Mutex<Breaker>,
@@ -188,6 +190,14 @@ impl Cache {
     /// # Errors
     /// [`CacheError::Url`].
     pub fn new(redis_url: &str, prefix: &str) -> Result<Self, CacheError> {
+        Self::with_deadline(redis_url, prefix, limits::REDIS_DEADLINE)
+    }
+
+    /// The same with another deadline for the calls on the path of a request: tests on a busy machine are not about it.
+    ///
+    /// # Errors
+    /// [`CacheError::Url`].
+    pub fn with_deadline(redis_url: &str, prefix: &str, deadline: Duration) -> Result<Self, CacheError> {
         let client = connection::client(redis_url)?;
         let front = connection::lazy(&client)?;
         let background = connection::lazy(&client)?;
@@ -195,6 +205,7 @@ impl Cache {
             client,
             prefix: prefix.to_owned(),
             front,
+            deadline,
             background,
             breaker: Mutex::new(Breaker::default()),
             scripts: connection::Scripts::default(),

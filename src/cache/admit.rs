@@ -25,7 +25,7 @@ pub(super) async fn call(
         return Err(CacheError::Spared);
     }
     let script = script_call(inner, items, is_memory_new);
-    let answered = within(limits::REDIS_DEADLINE, ATTEMPT, script.run::<Vec<Value>>(inner.front.clone())).await;
+    let answered = within(inner.deadline, ATTEMPT, script.run::<Vec<Value>>(inner.front.clone())).await;
     let read =
         answered.and_then(|values| read(&values, items.len()).ok_or(CacheError::Unreadable { attempt: ATTEMPT }));
     report(inner, &read);

@@ -7,6 +7,7 @@ mod decide_properties;
 mod decide_table;
 mod ingress_publish;
 mod kafka_log;
+mod redis_scripts;
 mod store_writer;
 mod support;
 mod tidy;

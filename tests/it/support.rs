@@ -9,4 +9,5 @@ pub mod memory;
 pub mod oracle;
 pub mod proxy;
 pub mod services;
+pub mod redis;
 pub mod wait;
