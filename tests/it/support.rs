@@ -8,6 +8,6 @@ pub mod kafka;
 pub mod memory;
 pub mod oracle;
 pub mod proxy;
-pub mod services;
 pub mod redis;
+pub mod services;
 pub mod wait;
