@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "not every topic uses every helper")]
 
 pub mod commands;
+pub mod consumer;
 pub mod database;
 pub mod kafka;
 pub mod memory;
