@@ -143,6 +143,8 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
         }
     };
     workers.stop(limits::REVOKE_DEADLINE).await;
+    // Nobody answers events from here on: the revocation that leaving brings must not wait for one.
+    drop(event_queue);
     poll.close().await;
     if dead_letters.await.is_err() {
         tracing::warn!("the dead-letter task ended badly");

@@ -110,6 +110,8 @@ fn client_config(config: &Config) -> ClientConfig {
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("check.crcs", "true")
+        // Whatever is in the log is decided. A foreign transaction that never ends must not stop a partition.
+        .set("isolation.level", "read_uncommitted")
         .set("session.timeout.ms", millis(limits::SESSION_TIMEOUT))
         .set("heartbeat.interval.ms", millis(limits::SESSION_TIMEOUT / 6))
         .set("max.poll.interval.ms", millis(limits::MAX_POLL_INTERVAL))

@@ -138,6 +138,8 @@ fn group_less(brokers: &str) -> Result<Reader, KafkaError> {
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true")
         .set("check.crcs", "true")
+        // As the consumer reads: the end is the end of what is decided.
+        .set("isolation.level", "read_uncommitted")
         .set("fetch.error.backoff.ms", limits::BROKER_RECONNECT_WAIT_MIN.as_millis().to_string())
         .set("fetch.queue.backoff.ms", limits::BROKER_RECONNECT_WAIT_MIN.as_millis().to_string())
         .set("queued.max.messages.kbytes", limits::FETCH_AHEAD_KIB_MAX.to_string());
