@@ -9,6 +9,7 @@ mod decide_table;
 mod ingress_publish;
 mod kafka_log;
 mod redis_scripts;
+mod status_reads;
 mod store_writer;
 mod support;
 mod tidy;
