@@ -13,7 +13,7 @@ PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 
 EX_USAGE=64 EX_UNAVAILABLE=69 # as sysexits.h numbers them
 
-say() { printf '%s\n' "$*" >&2; }
+say() { printf '%s\n' "$*" >&2 || true; } # a terminal that is gone is no reason to fail
 die() { # exit code, message
   local code=$1
   shift
@@ -22,19 +22,49 @@ die() { # exit code, message
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Folder of the PostgreSQL server's programs: the newest, or one major version. Debian keeps them outside PATH.
-postgres_bin() { # [major]
-  local dir
-  while read -r dir; do
+# Folder of the PostgreSQL server's programs: of one major version, or the newest. Debian keeps them outside PATH.
+postgres_bin() { # major or nothing
+  local dir dirs
+  if [ -n "$1" ]; then
+    dirs=("/usr/lib/postgresql/$1/bin" "/usr/pgsql-$1/bin")
+  else
+    mapfile -t dirs < <(printf '%s\n' /usr/lib/postgresql/*/bin /usr/pgsql-*/bin | sort -Vr)
+    if have postgres; then dirs+=("$(dirname "$(command -v postgres)")"); fi
+  fi
+  for dir in "${dirs[@]}"; do
     if [ -x "$dir/postgres" ] && [ -x "$dir/initdb" ]; then
       echo "$dir"
       return
     fi
-  done < <(
-    printf '%s\n' /usr/lib/postgresql/"${1:-*}"/bin /usr/pgsql-"${1:-*}"/bin | sort -Vr
-    have postgres && [ -z "${1:-}" ] && dirname "$(command -v postgres)"
-  )
+  done
   return 1
+}
+
+# ---- processes ----
+
+process_field() { # pid, number as in proc(5), 3 or more; fails when there is no such process
+  local stat fields
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+  read -ra fields <<<"${stat##*) }" # the second field, a name in parentheses, may hold blanks
+  echo "${fields[$2 - 3]}"
+}
+alive() { # pid; a zombie is dead (process 1 of a container may never collect it)
+  local state
+  state=$(process_field "$1" 3) && [ "$state" != Z ] && [ "$state" != X ]
+}
+gone() { # pid, seconds: waits for its end
+  local tries=$(($2 * 50))
+  while alive "$1"; do
+    [ $((tries -= 1)) -ge 0 ] || return 1
+    sleep 0.02
+  done
+}
+# A process is ours only if pid and start time are those written down when it was started: pids are used again.
+record_pid() { echo "$1 $(process_field "$1" 22)" >"$2"; } # pid, file
+recorded_pid() {                                           # file: the pid, if that process still runs
+  local pid at
+  { read -r pid at <"$1"; } 2>/dev/null || return 1
+  alive "$pid" && [ "$(process_field "$pid" 22)" = "$at" ] && echo "$pid"
 }
 
 # ---- ports ----

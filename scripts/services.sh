@@ -24,37 +24,16 @@ usage() {
   exit "$EX_USAGE"
 }
 
-# ---- processes: one is ours only if pid and start time are those written down when it was started ----
+# ---- processes ----
 
-process_field() { # pid, number as in proc(5), 3 or more; fails when there is no such process
-  local stat fields
-  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
-  read -ra fields <<<"${stat##*) }" # the second field, a name in parentheses, may hold blanks
-  echo "${fields[$2 - 3]}"
-}
-alive() { # pid; a zombie is dead (process 1 of a container may never collect it)
-  local state
-  state=$(process_field "$1" 3) && [ "$state" != Z ] && [ "$state" != X ]
-}
-pid_of() { # service: its pid, if it runs
-  local pid at
-  { read -r pid at <"$DIR/$1/pid"; } 2>/dev/null || return 1
-  alive "$pid" && [ "$(process_field "$pid" 22)" = "$at" ] && echo "$pid"
-}
-gone() { # pid, seconds: waits for its end
-  local tries=$(($2 * 50))
-  while alive "$1"; do
-    [ $((tries -= 1)) -ge 0 ] || return 1
-    sleep 0.02
-  done
-}
+pid_of() { recorded_pid "$DIR/$1/pid"; } # service: its pid, if it runs
 # A server gets a session of its own, so that Ctrl-C in our terminal does not reach it, and none of our pipes or locks, so that
 # whoever reads our output sees its end.
 launch() { # service, command...
   local name=$1 log=$DIR/$1/server.log
   shift
   (cd / && exec setsid "$@" </dev/null >>"$log" 2>&1 8>&- 9>&-) &
-  echo "$! $(process_field $! 22)" >"$DIR/$name/pid"
+  record_pid $! "$DIR/$name/pid"
 }
 family() { # pid: it and its children
   local children=''
@@ -94,7 +73,7 @@ keep_or_pick() { # name of a variable that holds a port or nothing, attempt
 }
 # Settles ports and folders of a service that is about to start. The lock is for services that start side by side.
 reserve() { # service, attempt
-  exec 8>"$DIR/lock"
+  exec 8>"$DIR/env.lock"
   flock 8
   read_env
   case $1 in
@@ -139,13 +118,23 @@ postgres_folder() {
   fi
   echo "$data"
 }
+# Makes the cluster beside its place and moves it there when it is whole: an interrupted start leaves no half of one.
+init_postgres() { # folder of the programs
+  local new=$POSTGRES_DATA.new
+  rm -rf "$new"
+  mkdir -m 700 "$new"
+  [ "$(id -u)" != 0 ] || chown postgres: "$new"
+  as_postgres "$1/initdb" -D "$new" -U postgres -A trust -E UTF8 --locale=C --no-sync >"$DIR/postgres/initdb.log" 2>&1 ||
+    die 1 "initdb failed: $(tail -3 "$DIR/postgres/initdb.log")"
+  mkdir -p "$POSTGRES_DATA"
+  mv -T "$new" "$POSTGRES_DATA" # over an empty folder
+}
 spawn_postgres() {
   local bin major='' options=() option
   [ ! -f "$POSTGRES_DATA/PG_VERSION" ] || major=$(<"$POSTGRES_DATA/PG_VERSION")
   bin=$(postgres_bin "$major") || die "$EX_UNAVAILABLE" "no PostgreSQL server ${major:+$major, which wrote $POSTGRES_DATA}: run scripts/setup.sh"
   if [ -z "$major" ]; then
-    as_postgres "$bin/initdb" -D "$POSTGRES_DATA" -U postgres -A trust -E UTF8 --locale=C --no-sync >"$DIR/postgres/initdb.log" 2>&1 ||
-      die 1 "initdb failed: $(tail -3 "$DIR/postgres/initdb.log")"
+    init_postgres "$bin"
   fi
   forget_dead_postmaster
   # No socket file: a killed server leaves its lock behind, which blocks the restart.
@@ -197,7 +186,9 @@ spawn_kafka() {
     echo "broker.heartbeat.interval.ms=250"
   } >"$DIR/kafka/server.properties"
   [ ! -f "$KAFKA_HOME/classes.jsa" ] || java+=("-XX:SharedArchiveFile=$KAFKA_HOME/classes.jsa")
-  launch kafka "${java[@]}" -cp "$(kafka_classpath)" "-Dlog4j2.configurationFile=$ROOT/scripts/kafka/log4j2.properties" \
+  # By a file, so that ninety jars do not fill every list of processes.
+  printf -- '-cp "%s"\n' "$(kafka_classpath)" >"$DIR/kafka/java.args"
+  launch kafka "${java[@]}" "@$DIR/kafka/java.args" "-Dlog4j2.configurationFile=$ROOT/scripts/kafka/log4j2.properties" \
     kafka.Kafka "$DIR/kafka/server.properties"
 }
 
@@ -243,19 +234,23 @@ stop_one() { # service, [signal]
   local pid signal=${2:-${STOP_SIGNAL[$1]}}
   if pid=$(pid_of "$1"); then
     if [ "$signal" != KILL ]; then
-      kill "-$signal" "$pid"
-      signal_family "$1" CONT # it may be paused
+      kill "-$signal" "$pid" || true # it may have ended this moment
+      signal_family "$pid" CONT      # or be paused
     fi
     # A broker that lost its quorum never comes to the end of its shutdown.
     if [ "$signal" = KILL ] || ! gone "$pid" "$STOP_SECONDS"; then crash "$pid"; fi
   fi
   rm -f "$DIR/$1/pid"
 }
-signal_family() { # service, signal
-  local pid pids
-  pid=$(pid_of "$1") || die 1 "$1 is not running"
-  read -ra pids <<<"$(family "$pid")"
+signal_family() { # pid, signal
+  local pids
+  read -ra pids <<<"$(family "$1")"
   kill "-$2" "${pids[@]}" 2>/dev/null || true
+}
+freeze() { # service, STOP or CONT
+  local pid
+  pid=$(pid_of "$1") || die 1 "$1 is not running"
+  signal_family "$pid" "$2"
 }
 # Runs one of the functions above for each service, side by side, each under the service's own lock.
 for_each() { # function, services..., --, further arguments after the service
@@ -292,7 +287,8 @@ clean() {
   for_each stop_one postgres -- QUIT # so that it gives its shared memory back
   for_each stop_one redis kafka -- KILL
   read_env
-  rm -rf "${POSTGRES_DATA:-$DIR/postgres/data}" "$DIR/postgres" "$DIR/redis" "$DIR/kafka" "$DIR/env" "$DIR/lock"
+  [ -z "$POSTGRES_DATA" ] || rm -rf "$POSTGRES_DATA" "$POSTGRES_DATA.new"
+  rm -rf "$DIR/postgres" "$DIR/redis" "$DIR/kafka" "$DIR/env" "$DIR/env.lock"
 }
 
 main() {
@@ -320,8 +316,8 @@ main() {
       ;;
     stop) for_each stop_one "$@" ;;
     kill) for_each stop_one "$@" -- KILL ;;
-    pause) for_each signal_family "$@" -- STOP ;;
-    resume) for_each signal_family "$@" -- CONT ;;
+    pause) for_each freeze "$@" -- STOP ;;
+    resume) for_each freeze "$@" -- CONT ;;
     status) status ;;
     clean) clean ;;
     *) usage ;;

@@ -1,0 +1,21 @@
+# The commands of the project. Each is a script in scripts/ that says at its top what it does.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install what is missing (make run and make test do it by themselves)
+	@scripts/setup.sh $(ARGS)
+
+run: ## start the whole service with a demo sale; Ctrl-C ends it
+	@scripts/run.sh
+
+test: ## run every test, on real servers; one: make test ARGS="--test it fence"
+	@scripts/test.sh $(ARGS)
+
+check: ## format, lints, documentation, licences, scripts
+	@scripts/check.sh
+
+clean: ## remove what was built and the data of make run
+	@scripts/clean.sh
