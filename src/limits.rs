@@ -86,8 +86,29 @@ pub const LOG_QUESTIONS_MAX: usize = 4096;
 /// How often that thread serves the client library's events when nobody asks.
 pub const LOG_EVENTS_EVERY: Duration = Duration::from_secs(1);
 
+/// Characters of a topic's name (Kafka allows 249; `-dlq` is appended to it).
+pub const TOPIC_CHARS_MAX: usize = 245;
+/// Characters of a consumer group's name.
+pub const GROUP_CHARS_MAX: usize = 255;
+/// Characters of the prefix of our Redis keys.
+pub const REDIS_PREFIX_CHARS_MAX: usize = 64;
+
 // ---- HTTP -------------------------------------------------------------------------------------------------------------------
 
+/// Levels of arrays and objects in a request body; the deepest legal one has two.
+pub const JSON_DEPTH_MAX: usize = 16;
+/// Bytes that the HTTP library may buffer of one connection, request line and headers included. Above [`HEADER_BYTES_MAX`], so that we
+/// answer 431 in our own form; beyond it the library answers 431 without a body.
+pub const CONNECTION_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Open connections of one listener; beyond it new ones wait in the kernel's backlog. Above [`HTTP_IN_FLIGHT_MAX`], so that overload is
+/// answered.
+pub const CONNECTIONS_MAX: usize = 40_000;
+/// HTTP/2 streams of one connection at once.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
+/// Requests of the admin listener at once.
+pub const ADMIN_IN_FLIGHT_MAX: usize = 256;
+/// Wait after a failed accept (no file descriptors left) before the next.
+pub const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(50);
 /// Requests inside the process at once; beyond it 503 `OVERLOADED` at once. 30,000 parked buyers cost about 150 MB... of sockets in
 /// the kernel, not here: a parked request is a few hundred bytes.
 pub const HTTP_IN_FLIGHT_MAX: usize = 30_000;
@@ -99,6 +120,28 @@ pub const HEADER_READ_DEADLINE: Duration = Duration::from_secs(10);
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(PREFER_WAIT_SECONDS_MAX + 10);
 /// How long an admin call waits for its command to be decided before it answers 202.
 pub const ADMIN_DECISION_WAIT: Duration = Duration::from_secs(5);
+/// How often a command that nobody wakes us for (on the command line) is looked for.
+pub const COMMAND_POLL_EVERY: Duration = Duration::from_millis(50);
+/// Items of one page that a list may be asked for.
+pub const PAGE_ITEMS_MAX: usize = 500;
+/// Items of one page if nothing is said.
+pub const PAGE_ITEMS_DEFAULT: usize = 50;
+/// Longest list of SKUs whose stock is being read for buyers; beyond it 503 `STATUS_UNAVAILABLE`.
+pub const SKU_READ_QUEUE_MAX: usize = 10_000;
+/// SKUs read by one query.
+pub const SKU_READ_MAX: usize = 250;
+/// Characters of a person's note.
+pub const NOTE_CHARS_MAX: usize = 200;
+/// How long `flashsale healthcheck` waits; under the 3 s that container engines usually give.
+pub const HEALTHCHECK_DEADLINE: Duration = Duration::from_secs(2);
+/// Bytes of the answer that it reads.
+pub const HEALTHCHECK_ANSWER_BYTES_MAX: u64 = 64 * 1024;
+/// One wait of `flashsale log tail` for the next record.
+pub const LOG_TAIL_WAIT: Duration = Duration::from_millis(250);
+/// Silence after which `flashsale log tail` takes the log to be at its end: a first fetch takes a connection and some round trips.
+pub const LOG_TAIL_QUIET: Duration = Duration::from_secs(2);
+/// Components of one process; each can end by itself once.
+pub const COMPONENTS_MAX: usize = 64;
 /// How far API clocks may be from the log's: within this margin around a sale's start and end the log decides.
 pub const SALE_WINDOW_MARGIN: Duration = Duration::from_secs(2);
 
@@ -293,6 +336,8 @@ pub const DECISION_RATE_SPAN_MIN: Duration = Duration::from_millis(50);
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(25);
 /// Of which for requests in flight.
 pub const HTTP_DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Of which for operators' calls and probes, and for tasks that only have to notice the end.
+pub const ADMIN_DRAIN_DEADLINE: Duration = Duration::from_millis(500);
 /// Of which for the consumer: the running batch, and leaving the group.
 pub const CONSUMER_DRAIN_DEADLINE: Duration = Duration::from_secs(8);
 /// How often the metrics recorder tidies its histograms; without it memory grows.
