@@ -1,4 +1,5 @@
 //! flashsale
+pub mod admin;
 pub mod admission;
 pub mod cache;
 pub mod cli;

@@ -1,0 +1,147 @@
+//! What surrounds every request of a listener: its id, the caps on headers and requests in flight, the deadline, the last resort for a
+//! panic, the form of every error, `Cache-Control`, and the request's metrics.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use metrics::{Gauge, Histogram};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::headers::{RequestId, X_REQUEST_ID};
+use super::problem::{Code, Effect, Problem};
+use crate::limits;
+use crate::telemetry::metrics as names;
+
+/// The frame of one listener; cheap to clone.
+#[derive(Clone)]
+pub struct Frame(Arc<Inner>);
+
+struct Inner {
+    in_flight: Semaphore,
+    in_flight_gauge: Gauge,
+    durations: Mutex<HashMap<String, HashMap<(Method, u16), Histogram>>>,
+}
+
+impl Frame {
+    /// For a listener of this name (`public`, `admin`) that answers so many requests at once.
+    pub fn new(listener: &'static str, in_flight_max: usize) -> Self {
+        Self(Arc::new(Inner {
+            in_flight: Semaphore::new(in_flight_max),
+            in_flight_gauge: metrics::gauge!(names::HTTP_IN_FLIGHT, "listener" => listener),
+            durations: Mutex::default(),
+        }))
+    }
+
+    fn enter(&self, request: &Request) -> Result<InFlight<'_>, Problem> {
+        if header_bytes(request) > limits::HEADER_BYTES_MAX {
+            let detail = format!("request line and headers must be at most {} bytes", limits::HEADER_BYTES_MAX);
+            return Err(Problem::new(Code::HeadersTooLarge, detail));
+        }
+        let permit = self.0.in_flight.try_acquire().map_err(|_| {
+            Problem::unavailable(Code::Overloaded, Effect::None, "too many requests are being answered at once")
+        })?;
+        self.0.in_flight_gauge.increment(1.0);
+        Ok(InFlight { _permit: permit, gauge: &self.0.in_flight_gauge })
+    }
+
+    /// The histogram of this route, method and status; kept, because looking one up by its labels costs more than recording.
+    fn duration_of(&self, route: &str, method: &Method, status: u16) -> Histogram {
+        let make = || {
+            metrics::histogram!(names::HTTP_DURATION,
+                "method" => method.to_string(), "route" => route.to_owned(), "status" => status.to_string())
+        };
+        // The map holds handles only: whatever a panicking holder left is whole.
+        let mut durations = self.0.durations.lock().unwrap_or_else(PoisonError::into_inner);
+        match durations.get_mut(route) {
+            Some(route) => route.entry((method.clone(), status)).or_insert_with(make).clone(),
+            None => {
+                let made = make();
+                durations.insert(route.to_owned(), HashMap::from([((method.clone(), status), made.clone())]));
+                made
+            }
+        }
+    }
+}
+
+/// One request inside the process.
+struct InFlight<'a> {
+    _permit: SemaphorePermit<'a>,
+    gauge: &'a Gauge,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.gauge.decrement(1.0);
+    }
+}
+
+/// The layer: wraps every route and both fallbacks of a listener's router.
+pub async fn frame(State(frame): State<Frame>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = known_method(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let instance = request.uri().path().to_owned();
+    let request_id = RequestId::of(request.headers());
+    request.extensions_mut().insert(request_id.clone());
+    let response = match frame.enter(&request) {
+        Ok(_in_flight) => answer(&method, &request_id, next.run(request)).await,
+        Err(problem) => problem.into_response(),
+    };
+    let response = finish(response, &instance, &request_id);
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    frame.duration_of(route, &method, response.status().as_u16()).record(started.elapsed());
+    response
+}
+
+/// Runs the handler; whatever happens there, there is an answer in time.
+async fn answer(method: &Method, request_id: &RequestId, handler: impl Future<Output = Response>) -> Response {
+    let guarded = AssertUnwindSafe(handler).catch_unwind();
+    match tokio::time::timeout(limits::REQUEST_DEADLINE, guarded).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            tracing::error!(request.id = request_id.as_str(), "a handler panicked");
+            Problem::new(Code::Internal, "an internal error; its request id finds it in our logs").into_response()
+        }
+        Err(_) => {
+            tracing::warn!(request.id = request_id.as_str(), "a request outlived its deadline");
+            let code = if method.is_safe() { Code::StatusUnavailable } else { Code::QueueUnavailable };
+            Problem::unavailable(code, Effect::Unknown, "no answer was found in time").into_response()
+        }
+    }
+}
+
+/// Gives problems their body and every answer its common headers.
+fn finish(mut response: Response, instance: &str, request_id: &RequestId) -> Response {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let mut rendered = problem.render(instance, request_id.as_str());
+        // `Allow` of a 405, set by the router.
+        if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
+            rendered.headers_mut().insert(header::ALLOW, allow);
+        }
+        response = rendered;
+    }
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, request_id.to_header());
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Methods are a label: an invented one must not make a new series.
+fn known_method(method: &Method) -> Method {
+    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    if known.contains(method) { method.clone() } else { Method::from_bytes(b"other").expect("a legal token") }
+}
+
+/// Request line and headers as HTTP/1.1 writes them.
+fn header_bytes(request: &Request) -> usize {
+    let uri = request.uri().path_and_query().map_or(1, |p| p.as_str().len());
+    let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    request.method().as_str().len() + uri + 12 + headers
+}

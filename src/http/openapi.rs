@@ -1,0 +1,195 @@
+//! The OpenAPI documents: request bodies, the problems of each call, and what both listeners have in common.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr};
+use utoipa::{IntoResponses, PartialSchema, ToSchema};
+
+use super::problem::Code;
+
+/// Body of a reservation request.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct ReserveBody {
+    /// Who buys, as the shop names them.
+    #[schema(example = "u-1", min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._:-]+$")]
+    user_id: String,
+    /// What.
+    #[schema(example = "sneaker-42", min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._:-]+$")]
+    sku_id: String,
+    /// Units: all or nothing.
+    #[schema(example = 1, minimum = 1, maximum = 1000)]
+    quantity: u32,
+}
+
+/// Settings of a SKU, complete: what is left out gets its default.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct PutSkuBody {
+    /// Units in the sale: required on creation, afterwards only compared.
+    #[schema(example = 100, minimum = 0, maximum = 1_000_000_000, nullable = false)]
+    on_hand: Option<i64>,
+    /// Units that one user may hold or own.
+    #[schema(default = 1, minimum = 1, maximum = 1000, nullable = false)]
+    user_limit: Option<u32>,
+    /// Seconds that a hold lasts.
+    #[schema(default = 120, minimum = 10, maximum = 14400, nullable = false)]
+    hold_seconds: Option<u32>,
+    /// Start of the sale; none = open at once.
+    #[schema(format = DateTime)]
+    starts_at: Option<String>,
+    /// End of the sale; none = no end.
+    #[schema(format = DateTime)]
+    ends_at: Option<String>,
+    /// What happens to a payment after the end of its hold: `rereserve` or `reject`.
+    #[schema(default = "rereserve", pattern = "^(rereserve|reject)$", nullable = false)]
+    late_payment: Option<String>,
+    /// Extensions that one hold may have.
+    #[schema(default = 3, minimum = 0, maximum = 100, nullable = false)]
+    extensions_max: Option<u32>,
+    /// Seconds that all extensions of one hold may add.
+    #[schema(default = 600, minimum = 0, maximum = 86400, nullable = false)]
+    extension_seconds_max: Option<u32>,
+}
+
+/// An error (RFC 9457). Programs read `code`; some codes have members of their own.
+#[derive(ToSchema)]
+#[schema(as = Problem)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct ProblemSchema {
+    /// The code's place on the errors page.
+    #[schema(example = "/errors#sold-out")]
+    r#type: String,
+    /// A short summary of the code.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong in this case.
+    detail: String,
+    /// The stable code.
+    #[schema(value_type = ProblemCode)]
+    code: String,
+    /// The path that was asked for.
+    instance: String,
+    /// Finds the request in logs.
+    request_id: String,
+    /// 503: whether the request had an effect.
+    #[schema(pattern = "^(none|unknown)$", nullable = false)]
+    outcome: Option<String>,
+    /// `INVALID_FIELD`: every mistake.
+    #[schema(nullable = false)]
+    errors: Option<Vec<FieldErrorSchema>>,
+}
+
+/// One mistake in a body.
+#[derive(ToSchema)]
+#[schema(as = FieldError)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct FieldErrorSchema {
+    /// JSON pointer.
+    pointer: String,
+    /// What it must be.
+    detail: String,
+}
+
+/// Every code; more may come.
+struct ProblemCode;
+
+impl PartialSchema for ProblemCode {
+    fn schema() -> RefOr<utoipa::openapi::Schema> {
+        let words: Vec<&str> = Code::ALL.iter().map(|code| code.word()).collect();
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .description(Some("A stable code. Clients must tolerate new ones."))
+            .enum_values(Some(words))
+            .into()
+    }
+}
+
+impl ToSchema for ProblemCode {}
+
+/// Problems that every call can have.
+const COMMON: &[Code] = &[Code::HeadersTooLarge, Code::Internal, Code::Overloaded];
+/// Problems of every call with a body.
+const BODY: &[Code] =
+    &[Code::MalformedBody, Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::InvalidField];
+
+macro_rules! problems {
+    ($($(#[$doc:meta])* $name:ident = $($codes:expr),+;)+) => {$(
+        $(#[$doc])*
+        pub(super) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                let lists: &[&[Code]] = &[COMMON, $($codes),+];
+                responses_of(&lists.concat())
+            }
+        }
+    )+};
+}
+
+problems! {
+    /// Of `POST /v1/reservations`.
+    ReserveProblems = BODY, &[
+        Code::InvalidIdempotencyKey, Code::InvalidParameter, Code::SaleNotStarted, Code::SaleEnded, Code::UnknownSku, Code::SoldOut,
+        Code::UserLimit, Code::IdempotencyKeyReused, Code::Halted, Code::QueueUnavailable, Code::StatusUnavailable];
+    /// Of `GET /v1/reservations/{id}`.
+    ReservationProblems = &[Code::InvalidTicket, Code::InvalidParameter, Code::UnknownReservation, Code::StatusUnavailable];
+    /// Of `GET /v1/skus/{sku}`.
+    SkuProblems = &[Code::InvalidParameter, Code::UnknownSku, Code::StatusUnavailable];
+    /// Of every call of an operator.
+    OperatorProblems = &[Code::Unauthenticated];
+    /// Of `PUT /v1/admin/skus/{sku}`.
+    PutSkuProblems = BODY, &[
+        Code::Unauthenticated, Code::InvalidIdempotencyKey, Code::InvalidParameter, Code::UnknownSku, Code::StockChanged,
+        Code::SettingsChanged, Code::QueueUnavailable, Code::StatusUnavailable];
+    /// Of `GET /v1/admin/skus/{sku}`.
+    AdminReadProblems = &[Code::Unauthenticated, Code::InvalidParameter, Code::UnknownSku, Code::StatusUnavailable];
+    /// Of `GET /v1/admin/skus`.
+    AdminListProblems = &[Code::Unauthenticated, Code::InvalidParameter, Code::StatusUnavailable];
+    /// Of a command's status.
+    CommandProblems = &[
+        Code::Unauthenticated, Code::InvalidTicket, Code::InvalidParameter, Code::UnknownSku, Code::UnknownCommand,
+        Code::StatusUnavailable];
+}
+
+/// One response per status; its description names the codes.
+fn responses_of(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<String, Vec<Code>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.status().as_u16().to_string()).or_default().push(*code);
+    }
+    let response = |codes: Vec<Code>| {
+        let lines: Vec<String> = codes.iter().map(|c| format!("`{}`: {}", c.word(), c.meaning())).collect();
+        let example = json!({"type": codes[0].type_uri(), "title": codes[0].title(), "status": codes[0].status().as_u16(),
+            "detail": codes[0].meaning(), "code": codes[0].word(), "instance": "/", "request_id": "r-1"});
+        let content =
+            ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).example(Some(example)).build();
+        let response =
+            ResponseBuilder::new().description(lines.join("\n\n")).content("application/problem+json", content);
+        RefOr::T(response.build())
+    };
+    by_status.into_iter().map(|(status, codes)| (status, response(codes))).collect()
+}
+
+/// A document without calls: title, version, and the schemas that problems refer to. `routes` add the rest.
+pub(super) fn base(title: &str) -> OpenApi {
+    let info = InfoBuilder::new()
+        .title(title)
+        .version(crate::telemetry::VERSION)
+        .description(Some(format!(
+            "{} Besides the answers listed, unknown paths are 404 `NOT_FOUND` and unknown methods 405 `METHOD_NOT_ALLOWED`. \
+             Clients must tolerate new members, codes and statuses.",
+            env!("CARGO_PKG_DESCRIPTION")
+        )));
+    let schemas = utoipa::openapi::ComponentsBuilder::new()
+        .schema("Problem", ProblemSchema::schema())
+        .schema("FieldError", FieldErrorSchema::schema())
+        .schema("ProblemCode", ProblemCode::schema());
+    OpenApiBuilder::new().info(info.build()).components(Some(schemas.build())).build()
+}

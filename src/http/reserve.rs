@@ -1,0 +1,286 @@
+//! `POST /v1/reservations`: parse, admit, publish, and answer 202, or wait for the decision if the client prefers that.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::app::{App, SharedApp, location, not_sent, status_unavailable};
+use super::body::JsonBody;
+use super::headers::{self, IDEMPOTENT_REPLAYED, PREFERENCE_APPLIED, RequestId, Wait};
+use super::json::{self, Fields, Json as Body};
+use super::openapi::{ReserveBody, ReserveProblems};
+use super::problem::{Code, Effect, Problem};
+use super::reservations::decided_view;
+use super::views::{AcceptedView, ReservationView, status_url};
+use crate::admission::{Admitted, Publish, Refusal, Replay, ReserveRequest};
+use crate::clock::{Millis, rfc3339};
+use crate::ids::{IdempotencyKey, Quantity, SkuId, Ticket, UserId};
+use crate::ingress::Delivery;
+use crate::inventory::{Command, Reserve};
+use crate::limits;
+use crate::status::StatusAnswer;
+use crate::waiters::Waiter;
+use crate::wire::Sent;
+
+/// Ask for units of a SKU.
+///
+/// The request is queued; follow it at `status_url`, or send `Prefer: wait=N` and get the decision in this very answer. With an
+/// `Idempotency-Key` the request may be repeated safely.
+#[utoipa::path(
+    post, path = "/v1/reservations", tag = "reservations", request_body = ReserveBody,
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "Name of this request, 1 to 255 printable ASCII characters"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds (at most 30) for the decision"),
+        ("X-Request-Id" = Option<String>, Header, description = "Name of this call in logs"),
+    ),
+    responses(
+        (status = 202, description = "Queued", body = AcceptedView, headers(
+            ("Location" = String, description = "Where to follow it"),
+            ("Retry-After" = u64, description = "Seconds"),
+            ("Idempotent-Replayed" = Option<bool>, description = "Present on a repeat"))),
+        (status = 200, description = "Decided within the wait that was preferred", body = ReservationView, headers(
+            ("Preference-Applied" = String, description = "`wait=N`"),
+            ("ETag" = String, description = "The version"),
+            ("Idempotent-Replayed" = Option<bool>, description = "Present on a repeat"))),
+        ReserveProblems,
+    )
+)]
+pub(super) async fn reserve(
+    State(app): State<SharedApp>,
+    Extension(request_id): Extension<RequestId>,
+    request_headers: HeaderMap,
+    RawQuery(query): RawQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
+    headers::no_parameters(query.as_deref())?;
+    let key = headers::idempotency_key(&request_headers)?;
+    let received_at_us = app.clock.now().saturating_mul(1000);
+    let request = parse(body, key, received_at_us)?;
+    let wait = headers::prefer_wait(&request_headers);
+    match app.admission.admit(&request).await {
+        Admitted::Publish(admitted) => publish(&app, request, admitted, request_id, wait).await,
+        Admitted::Replay(replay) => replay_answer(&app, &request, replay, wait).await,
+        Admitted::Refused(refusal) => Err(problem_of(refusal, app.clock.now())),
+    }
+}
+
+fn parse(body: Body, key: Option<IdempotencyKey>, received_at_us: i64) -> Result<ReserveRequest, Problem> {
+    let mut fields = Fields::of(body);
+    let user = fields.required("user_id", json::text(UserId::parse));
+    let sku = fields.required("sku_id", json::text(SkuId::parse));
+    let units = json::integer(1, i64::from(limits::QUANTITY_MAX));
+    let quantity = fields.required("quantity", |value| units(value).map(quantity_of));
+    fields.finish()?;
+    match (user, sku, quantity) {
+        (Some(user), Some(sku), Some(quantity)) => Ok(ReserveRequest { user, sku, quantity, key, received_at_us }),
+        _ => unreachable!("a missing field was refused"),
+    }
+}
+
+fn quantity_of(units: i64) -> Quantity {
+    u32::try_from(units).ok().and_then(Quantity::new).expect("checked to be 1 to 1000")
+}
+
+/// Publishes and answers. The publish runs in a task of its own: a client that hangs up must not leave its units provisional.
+async fn publish(
+    app: &Arc<App>,
+    request: ReserveRequest,
+    admitted: Publish,
+    request_id: RequestId,
+    wait: Option<Wait>,
+) -> Result<Response, Problem> {
+    let (id, partition) = (admitted.id, admitted.partition);
+    // Registered before the publish, so that no wake-up can fall between.
+    let waiter = wait.map(|wait| (wait, app.waiters.register(id)));
+    let ReserveRequest { user, sku, quantity, received_at_us, .. } = request;
+    let command = Command::Reserve(Reserve { id, user, sku, quantity });
+    let sent = Sent { received_at_us, request_id: request_id.as_str().to_owned(), command };
+    let (tell, told) = oneshot::channel();
+    let (ingress, status) = (app.ingress.clone(), app.status.clone());
+    app.publishes.spawn(async move {
+        let delivery = ingress.submit(partition, sent).await;
+        if let Delivery::Delivered(ticket) = delivery {
+            status.observe_delivered(ticket);
+        }
+        admitted.settle(&delivery);
+        let _ = tell.send(delivery); // the client may be gone; the settling was the point
+    });
+    // A task that ended without a word (it panicked) leaves it open whether the command was sent.
+    match told.await.unwrap_or(Delivery::Unknown) {
+        Delivery::Delivered(ticket) => match waiter {
+            Some((wait, waiter)) => Ok(await_decision(app, id, ticket, wait, waiter).await),
+            None => Ok(accepted(app, id, Some(ticket))),
+        },
+        Delivery::NotSent(why) => Err(not_sent(why)),
+        Delivery::Unknown => Err(unknown(Code::QueueUnavailable, id)),
+    }
+}
+
+/// 200 with the decision if it comes in time, else the 202.
+async fn await_decision(app: &Arc<App>, id: Uuid, ticket: Ticket, wait: Wait, mut waiter: Waiter) -> Response {
+    let deadline = Instant::now() + wait.duration();
+    while app.woken(&mut waiter, deadline).await {
+        // A read that fails costs a wake-up; the sweep brings the next one.
+        if let Ok(StatusAnswer { row: Some(row), .. }) = app.status.read(id).await {
+            return decided(app, &row, wait);
+        }
+    }
+    accepted(app, id, Some(ticket))
+}
+
+fn decided(app: &App, row: &crate::store::ReservationRow, wait: Wait) -> Response {
+    let view: ReservationView = decided_view(app, row);
+    let headers = [(header::ETAG, headers::etag(row.version)), (PREFERENCE_APPLIED, wait.applied())];
+    (StatusCode::OK, headers, Json(view)).into_response()
+}
+
+fn accepted(app: &App, id: Uuid, ticket: Option<Ticket>) -> Response {
+    let eta = ticket.and_then(|ticket| app.status.eta_of_delivered(ticket));
+    let view = AcceptedView::of(id, ticket, eta);
+    let headers = [(header::LOCATION, location(&view.status_url)), (header::RETRY_AFTER, HeaderValue::from(1_u64))];
+    (StatusCode::ACCEPTED, headers, Json(view)).into_response()
+}
+
+/// The same answer as the first time; with a wait, today's state.
+async fn replay_answer(
+    app: &Arc<App>,
+    request: &ReserveRequest,
+    replay: Replay,
+    wait: Option<Wait>,
+) -> Result<Response, Problem> {
+    debug_assert!(request.key.is_some(), "only keyed requests are recognised");
+    let answer = match wait {
+        Some(wait) => replay_after_wait(app, replay, wait).await?,
+        None => accepted(app, replay.id, replay.ticket),
+    };
+    Ok(([(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"))], answer).into_response())
+}
+
+async fn replay_after_wait(app: &Arc<App>, replay: Replay, wait: Wait) -> Result<Response, Problem> {
+    let deadline = Instant::now() + wait.duration();
+    let mut waiter = app.waiters.register(replay.id);
+    loop {
+        // Read first: it may have been decided long ago.
+        match app.status.read(replay.id).await {
+            Ok(StatusAnswer { row: Some(row), .. }) => return Ok(decided(app, &row, wait)),
+            Ok(_) => {}
+            Err(_) if replay.is_decided => return Err(status_unavailable()),
+            Err(_) => {}
+        }
+        if !app.woken(&mut waiter, deadline).await {
+            return Ok(accepted(app, replay.id, replay.ticket));
+        }
+    }
+}
+
+/// 503: it may have been accepted; where to see. Without a ticket, because nobody knows it.
+fn unknown(code: Code, id: Uuid) -> Problem {
+    Problem::unavailable(code, Effect::Unknown, "nobody knows yet whether the request was queued; status_url tells")
+        .with("id", id.to_string())
+        .with("status_url", status_url(id, None))
+}
+
+/// `now` is only for `Retry-After` of a sale that starts later.
+fn problem_of(refusal: Refusal, now: Millis) -> Problem {
+    match refusal {
+        Refusal::Overloaded { maybe_accepted } => {
+            unavailable(Code::Overloaded, maybe_accepted, "more requests are waiting than can be decided in time")
+        }
+        Refusal::Unavailable { maybe_accepted } => {
+            unavailable(Code::Overloaded, maybe_accepted, "the SKU can't be looked up now")
+        }
+        Refusal::Halted { maybe_accepted } => {
+            unavailable(Code::Halted, maybe_accepted, "the sale stands still until an operator looked at it")
+        }
+        Refusal::KeyReused => {
+            Problem::new(Code::IdempotencyKeyReused, "this Idempotency-Key was used for another request of this user")
+        }
+        Refusal::UnknownSku => Problem::new(Code::UnknownSku, "no such SKU is on sale"),
+        Refusal::SaleNotStarted { starts_at } => {
+            let seconds = u64::try_from(starts_at.saturating_sub(now)).unwrap_or_default().div_ceil(1000);
+            Problem::new(Code::SaleNotStarted, "the sale has not started")
+                .with("starts_at", rfc3339(starts_at))
+                .retry_after(seconds.max(1))
+        }
+        Refusal::SaleEnded { ends_at } => {
+            Problem::new(Code::SaleEnded, "the sale is over").with("ends_at", rfc3339(ends_at))
+        }
+        Refusal::UserLimit { limit, remaining } => {
+            Problem::new(Code::UserLimit, format!("a user may have {limit} units; {remaining} are left for this one"))
+                .with("limit", limit)
+                .with("remaining", remaining)
+        }
+        Refusal::SoldOut { available, holds_pending } => {
+            Problem::new(Code::SoldOut, format!("{available} units are left"))
+                .with("available", available)
+                .with("holds_pending", holds_pending)
+        }
+    }
+}
+
+fn unavailable(code: Code, maybe_accepted: Option<Uuid>, detail: &'static str) -> Problem {
+    match maybe_accepted {
+        Some(id) => unknown(code, id),
+        None => Problem::unavailable(code, Effect::None, detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(body: &str) -> serde_json::Value {
+        let read = json::parse(body.as_bytes()).and_then(|body| parse(body, None, 0));
+        match read {
+            Ok(request) => format!("{} {} {}", request.user, request.sku, request.quantity.get()).into(),
+            Err(problem) => problem.nested_body()["errors"].clone(),
+        }
+    }
+
+    #[test]
+    fn reserve_bodies_are_parsed_into_types_that_cannot_be_wrong() {
+        let cases = [
+            r#"{"user_id":"u-1","sku_id":"sneaker-42","quantity":1}"#,
+            r#"{"quantity":1000,"sku_id":"a:b.c_d-e","user_id":"U"}"#,
+            r#"{}"#,
+            r#"{"user_id":"","sku_id":"a b","quantity":0}"#,
+            r#"{"user_id":1,"sku_id":null,"quantity":"1"}"#,
+            r#"{"user_id":"u","sku_id":"s","quantity":1001}"#,
+            r#"{"user_id":"u","sku_id":"s","quantity":1.5}"#,
+            r#"{"user_id":"u","sku_id":"s","quantity":1,"price":5}"#,
+            r#"[]"#,
+        ];
+        let table: Vec<_> = cases.iter().map(|body| serde_json::json!([body, check(body)])).collect();
+        insta::assert_json_snapshot!(table);
+    }
+
+    #[test]
+    fn every_refusal_has_its_problem() {
+        let id = Uuid::nil();
+        let refusals = [
+            Refusal::Overloaded { maybe_accepted: None },
+            Refusal::Overloaded { maybe_accepted: Some(id) },
+            Refusal::Unavailable { maybe_accepted: None },
+            Refusal::Halted { maybe_accepted: None },
+            Refusal::KeyReused,
+            Refusal::UnknownSku,
+            Refusal::SaleNotStarted { starts_at: 1_795_255_200_000 },
+            Refusal::SaleEnded { ends_at: 1_795_255_200_000 },
+            Refusal::UserLimit { limit: 2, remaining: 1 },
+            Refusal::SoldOut { available: 3, holds_pending: true },
+        ];
+        let mut bodies: Vec<_> = refusals.map(|r| problem_of(r, 0).body("/v1/reservations", "r-1")).to_vec();
+        bodies.push(unknown(Code::QueueUnavailable, id).body("/v1/reservations", "r-1"));
+        for why in [crate::ingress::NotSent::Full, crate::ingress::NotSent::Unavailable] {
+            bodies.push(not_sent(why).body("/v1/reservations", "r-1"));
+        }
+        insta::assert_json_snapshot!(bodies);
+    }
+}
