@@ -1,1 +1,230 @@
-//! The command line.
+//! The command line: one program, one set of commands, exit codes that scripts can rely on.
+//!
+//! | exit | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | refused, or a check found something wrong |
+//! | 2 | unknown: it may have happened |
+//! | 64 | bad usage or configuration; nothing was started |
+//! | 69 | a needed service is unavailable |
+//! | 70 | a bug |
+
+mod healthcheck;
+mod log;
+mod migrate;
+mod partition;
+mod process;
+mod serve;
+mod sku;
+
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Needs, Options};
+use crate::http;
+use crate::telemetry;
+
+/// `--version`: the package's version and the commit it was built from.
+static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} ({})", telemetry::VERSION, telemetry::REVISION));
+
+/// Sells scarce stock to a crowd: one honest answer each, fast, and never more units promised than exist.
+#[derive(Parser)]
+#[command(name = "flashsale", version = VERSION.as_str(), propagate_version = true, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    options: Options,
+    /// Print JSON instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve buyers and operators: HTTP in, log out
+    Api,
+    /// Decide: the single writer of the partitions that the group gives it
+    Consumer,
+    /// Both in one process
+    All,
+    /// Create or upgrade tables and topics; may be run again
+    Migrate(migrate::Migrate),
+    /// Create, change and show SKUs
+    #[command(subcommand)]
+    Sku(sku::Sku),
+    /// Show partitions, resume halted ones
+    #[command(subcommand)]
+    Partition(partition::Partition),
+    /// Read the log
+    #[command(subcommand)]
+    Log(log::Log),
+    /// Print the OpenAPI document
+    Openapi {
+        /// That of the admin listener
+        #[arg(long)]
+        admin: bool,
+    },
+    /// Print the effective configuration, secrets redacted
+    Config,
+    /// Ask the running process on this machine whether it is ready
+    Healthcheck,
+}
+
+/// Why a command did not end well: its exit code and what to tell.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: u8,
+    message: String,
+}
+
+impl Failure {
+    const REFUSED: u8 = 1;
+    const UNKNOWN: u8 = 2;
+    const USAGE: u8 = 64;
+    const UNAVAILABLE: u8 = 69;
+    const BUG: u8 = 70;
+
+    /// The request was refused, or a check found something wrong.
+    fn refused(message: impl Into<String>) -> Self {
+        Self { exit: Self::REFUSED, message: message.into() }
+    }
+
+    /// Nobody knows whether it happened.
+    fn unknown(message: impl Into<String>) -> Self {
+        Self { exit: Self::UNKNOWN, message: message.into() }
+    }
+
+    /// The command line or the configuration is wrong.
+    fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Self::USAGE, message: message.into() }
+    }
+
+    /// A service that is needed does not answer. The whole chain of causes is told.
+    fn unavailable(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { exit: Self::UNAVAILABLE, message: chain(error) }
+    }
+
+    /// A service that is needed does not answer.
+    fn unavailable_because(message: impl Into<String>) -> Self {
+        Self { exit: Self::UNAVAILABLE, message: message.into() }
+    }
+
+    /// The program contradicts itself.
+    fn bug(message: impl Into<String>) -> Self {
+        Self { exit: Self::BUG, message: message.into() }
+    }
+}
+
+/// An error with its causes: `could not read SKUs: connection refused`.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Runs the program. The one place that turns results into exit codes.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done if the terminal is gone.
+            let _ = error.print();
+            let is_answer = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if is_answer { 0 } else { Failure::USAGE });
+        }
+    };
+    let ended = std::panic::catch_unwind(|| run(cli));
+    match ended {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(Failure { exit, message })) => {
+            for line in message.lines() {
+                eprintln!("flashsale: {line}");
+            }
+            ExitCode::from(exit)
+        }
+        // The panic's own message is on stderr already.
+        Err(_) => ExitCode::from(Failure::BUG),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { command, options, json } = cli;
+    let config = |needs: &[Needs]| check(&options, needs);
+    match command {
+        Command::Api => in_runtime(serve::serve(config(ALL)?, serve::Role::Api)),
+        Command::Consumer => in_runtime(serve::serve(config(ALL)?, serve::Role::Consumer)),
+        Command::All => in_runtime(serve::serve(config(ALL)?, serve::Role::All)),
+        Command::Migrate(migrate) => in_runtime(migrate.run(config(&[Needs::Database, Needs::Kafka])?)),
+        Command::Sku(sku) => {
+            let config = config(sku.needs())?;
+            in_runtime(sku.run(config, json))
+        }
+        Command::Partition(partition) => in_runtime(partition.run(config(&[Needs::Database])?, json)),
+        Command::Log(log) => log.run(&config(&[Needs::Kafka])?),
+        Command::Openapi { admin } => {
+            let document = if admin { http::admin_openapi() } else { http::public_openapi() };
+            print(document.to_pretty_json().map_err(|e| Failure::bug(e.to_string()))?)
+        }
+        Command::Config => print(pretty(&config(&[])?.redacted())),
+        Command::Healthcheck => in_runtime(healthcheck::run(config(&[])?)),
+    }
+}
+
+const ALL: &[Needs] = &[Needs::Database, Needs::Redis, Needs::Kafka];
+
+fn check(options: &Options, needs: &[Needs]) -> Result<Config, Failure> {
+    Config::check(options, needs).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Failure::usage(lines.join("\n"))
+    })
+}
+
+/// Runs a future on a runtime of its own; threads that are still blocked at the end are left behind.
+fn in_runtime(future: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::unavailable_because(format!("could not start threads: {error}")))?;
+    let ended = runtime.block_on(future);
+    runtime.shutdown_background();
+    ended
+}
+
+/// Prints to stdout. A reader that has gone away is no failure of ours: nobody wants to know any more.
+fn print(text: impl Display) -> Result<(), Failure> {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::unavailable_because(format!("could not write to stdout: {error}"))),
+    }
+}
+
+/// Indented JSON.
+fn pretty(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("plain values always become JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_never_shows_a_secret_of_the_environment() {
+        let secrets = ["database_url", "redis_url", "admin_token"];
+        let command = Cli::command();
+        let hidden = |id: &&str| command.get_arguments().any(|a| a.get_id() == *id && a.is_hide_env_values_set());
+        assert!(secrets.iter().all(hidden), "every secret hides its value");
+    }
+}

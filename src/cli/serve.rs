@@ -1,0 +1,297 @@
+//! `flashsale api`, `consumer` and `all`: puts the parts together, runs them, and takes them apart in the right order.
+//!
+//! Nothing here waits for Postgres, Redis or Kafka: a process starts without them, says so by `/readyz`, and works as soon as they answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Failure;
+use super::process::{Group, Supervisor};
+use crate::admin::SkuAdmin;
+use crate::admission::{Admission, Catalogue, watch_partitions};
+use crate::cache::Cache;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::consumer;
+use crate::http::sku_reads::SkuReads;
+use crate::http::{self, App, Flag, Health, Operations, SharedApp};
+use crate::ingress::{Ingress, IngressFailed};
+use crate::kafka::topics::dead_letter_topic;
+use crate::kafka::{KafkaError, LogEnds, Producer};
+use crate::limits;
+use crate::shutdown;
+use crate::status::StatusReader;
+use crate::store::{Store, StoreError, WriterConfig};
+use crate::subscription;
+use crate::telemetry::{self, logs, metrics};
+use crate::waiters::{self, Waiters};
+
+/// Which parts run in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// HTTP in, log out.
+    Api,
+    /// The single writers.
+    Consumer,
+    /// Both.
+    All,
+}
+
+/// What both parts use; handles.
+struct Shared {
+    config: Config,
+    store: Store,
+    cache: Cache,
+    log_ends: LogEnds,
+    waiters: Waiters,
+    clock: Arc<dyn Clock>,
+}
+
+/// The parts of an API, and what must be told to end well.
+struct Api {
+    app: SharedApp,
+    ingress: Ingress,
+    catalogue_loaded: Flag,
+    /// Ends long polls at once, so that the drain is short.
+    stop_waiting: CancellationToken,
+    /// Tasks that end when the last handle of their part is gone.
+    services: TaskTracker,
+}
+
+pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
+    logs::install(config.log_format);
+    let recorder = metrics::install().map_err(|error| Failure::bug(error.to_string()))?;
+    let stop = shutdown::on_signal()
+        .map_err(|e| Failure::unavailable_because(format!("could not listen for signals: {e}")))?;
+    tracing::info!(role = ?role, version = telemetry::VERSION, commit = telemetry::REVISION, config = ?config, "starting");
+    let public_listener = match role {
+        Role::Api | Role::All => Some(bind("HTTP_ADDR", config.http_addr).await?),
+        Role::Consumer => None,
+    };
+    let (admin_listener, admin_addr) = bind("ADMIN_ADDR", config.admin_addr).await?;
+
+    let mut supervisor = Supervisor::new();
+    let shared = Shared::new(config)?;
+    let background = supervisor.group();
+    background.spawn_infallible("metrics upkeep", metrics::run_upkeep(recorder.clone(), background.stop()));
+    background.spawn("schema check", check_schema(shared.store.clone(), background.stop()));
+
+    let public = supervisor.group();
+    let api = public_listener.map(|(listener, address)| {
+        let api = Api::start(&shared, &background)?;
+        let router = http::public_router(Arc::clone(&api.app));
+        let serving = http::serve(listener, router, public.stop(), limits::HTTP_DRAIN_DEADLINE);
+        public.spawn_infallible("public listener", serving);
+        tracing::info!(http.addr = %address, "serving buyers");
+        Ok::<Api, Failure>(api)
+    });
+    let api = api.transpose()?;
+
+    let consuming = supervisor.group();
+    let consumer_health = (role != Role::Api).then(|| start_consumer(&shared, api.as_ref(), &consuming));
+
+    let health = Health {
+        stop: stop.clone(),
+        ingress: api.as_ref().map(|api| api.ingress.clone()),
+        catalogue_loaded: api.as_ref().map(|api| api.catalogue_loaded.clone()),
+        consumer: consumer_health,
+    };
+    let admin = supervisor.group();
+    let operations = Operations { health, metrics: recorder };
+    let admin_app = api.as_ref().map(|api| Arc::clone(&api.app));
+    let router = http::admin_router(operations, admin_app, shared.config.admin_token.clone());
+    let serving = http::serve(admin_listener, router, admin.stop(), limits::ADMIN_DRAIN_DEADLINE);
+    admin.spawn_infallible("admin listener", serving);
+    tracing::info!(admin.addr = %admin_addr, "serving operators");
+
+    let ended = supervisor.watch(&stop).await;
+    // Also when a component failed: readiness goes off, the others are drained.
+    stop.cancel();
+    let groups = Groups { public, consuming, admin, background };
+    if tokio::time::timeout(limits::SHUTDOWN_DEADLINE, take_apart(api, groups)).await.is_err() {
+        tracing::warn!("stopped with work left: the shutdown deadline is over");
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+async fn bind(variable: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let bound = TcpListener::bind(address).await.and_then(|listener| {
+        let real = listener.local_addr()?;
+        Ok((listener, real))
+    });
+    bound.map_err(|error| Failure::unavailable_because(format!("could not listen on {variable} {address}: {error}")))
+}
+
+impl Shared {
+    fn new(config: Config) -> Result<Self, Failure> {
+        let store =
+            Store::new(config.database(), &config.topic).map_err(|error| Failure::usage(super::chain(&error)))?;
+        let cache =
+            Cache::new(config.redis(), &config.redis_prefix).map_err(|error| Failure::usage(super::chain(&error)))?;
+        let log_ends = LogEnds::start(config.brokers(), &config.topic).map_err(|error| kafka_refused(&error))?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Ok(Self { config, store, cache, log_ends, waiters: Waiters::default(), clock })
+    }
+}
+
+/// The client library refuses its settings before it connects anywhere.
+fn kafka_refused(error: &KafkaError) -> Failure {
+    Failure::usage(super::chain(error))
+}
+
+impl Api {
+    fn start(shared: &Shared, background: &Group) -> Result<Self, Failure> {
+        let Shared { config, store, cache, log_ends, waiters, clock } = shared;
+        let services = TaskTracker::new();
+        let producer = Producer::start(config.brokers(), &config.topic).map_err(|error| kafka_refused(&error))?;
+        let ingress = Ingress::start(producer);
+        let catalogue = Catalogue::new(store.clone());
+        let catalogue_loaded = Flag::default();
+        let stop_waiting = CancellationToken::new();
+        let app = App {
+            admission: Admission::start(Some(cache.clone()), store.clone(), catalogue.clone(), &services),
+            catalogue: catalogue.clone(),
+            ingress: ingress.clone(),
+            status: StatusReader::start(store.clone(), log_ends.clone()),
+            waiters: waiters.clone(),
+            store: store.clone(),
+            admin: SkuAdmin::new(store.clone(), ingress.clone(), waiters.clone(), log_ends.clone(), Arc::clone(clock)),
+            sku_reads: SkuReads::start(store.clone(), &services),
+            clock: Arc::clone(clock),
+            publishes: TaskTracker::new(),
+            stop_waiting: stop_waiting.clone(),
+        };
+        let stop = background.stop();
+        background.spawn_infallible("catalogue", {
+            let (catalogue, loaded, stop) = (catalogue.clone(), catalogue_loaded.clone(), stop.clone());
+            async move {
+                load_catalogue(&catalogue, &loaded, &stop).await;
+                catalogue.run(stop).await;
+            }
+        });
+        let subscribed = subscription::run(cache.clone(), waiters.clone(), catalogue.clone(), stop.clone());
+        background.spawn_infallible("subscription", subscribed);
+        background.spawn_infallible("sweep", waiters::sweep(waiters.clone(), store.clone(), stop.clone()));
+        let watched = watch_partitions(catalogue, store.clone(), log_ends.clone(), config.topic.clone(), stop.clone());
+        background.spawn_infallible("partition watch", watched);
+        background.spawn("ingress", ingress_failure(ingress.clone(), stop));
+        Ok(Self { app: Arc::new(app), ingress, catalogue_loaded, stop_waiting, services })
+    }
+}
+
+/// Loads the catalogue once; until then the process is not ready, and SKUs are looked up one by one.
+async fn load_catalogue(catalogue: &Catalogue, loaded: &Flag, stop: &CancellationToken) {
+    while let Err(error) = catalogue.refresh().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "could not load the catalogue, trying again");
+        if stop.run_until_cancelled(tokio::time::sleep(limits::RECONNECT_WAIT_MAX)).await.is_none() {
+            return;
+        }
+    }
+    loaded.set(true);
+}
+
+/// Ends when nothing can be published any more, whatever the brokers do.
+async fn ingress_failure(ingress: Ingress, stop: CancellationToken) -> Result<(), IngressFailed> {
+    match stop.run_until_cancelled(ingress.failed()).await {
+        Some(failed) => Err(failed),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to work on tables that this build was not made for, as soon as Postgres can be asked.
+async fn check_schema(store: Store, stop: CancellationToken) -> Result<(), StoreError> {
+    let mut was_told = false;
+    loop {
+        match store.check_schema().await {
+            Ok(()) => {
+                stop.cancelled().await;
+                return Ok(());
+            }
+            Err(error @ StoreError::Unreadable { .. }) => return Err(error),
+            Err(error) => {
+                if !was_told {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "could not check the schema, trying again"
+                    );
+                }
+                was_told = true;
+            }
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(limits::RECONNECT_WAIT_MAX)).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+fn start_consumer(shared: &Shared, api: Option<&Api>, group: &Group) -> consumer::Health {
+    let Shared { config, store, cache, log_ends, waiters, clock } = shared;
+    let writer = WriterConfig {
+        database_url: config.database().into(),
+        topic: config.topic.as_str().into(),
+        owner: owner().into(),
+        build: format!("{} ({})", telemetry::VERSION, telemetry::REVISION).into(),
+    };
+    let settings = consumer::Config {
+        kafka_brokers: config.brokers().to_owned(),
+        topic: config.topic.clone(),
+        dead_letter_topic: dead_letter_topic(&config.topic),
+        group: config.group.clone(),
+        batch_size_max: config.batch_size_max,
+        writer,
+    };
+    let deps = consumer::Deps {
+        store: store.clone(),
+        cache: cache.clone(),
+        waiters: waiters.clone(),
+        catalogue: api.map(|api| api.app.catalogue.clone()),
+        log_ends: log_ends.clone(),
+        clock: Arc::clone(clock),
+        decide: consumer::decide,
+    };
+    let health = consumer::Health::default();
+    group.spawn("consumer", consumer::run(settings, deps, health.clone(), group.stop()));
+    health
+}
+
+/// This process, for people who read `partition_state`.
+fn owner() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
+    format!("{host}:{}", std::process::id())
+}
+
+/// The groups, in the order in which they end.
+struct Groups {
+    public: Group,
+    consuming: Group,
+    admin: Group,
+    background: Group,
+}
+
+/// Requests first, then what they published, then the writers, which may still decide it; probes and metrics answer almost to the end.
+async fn take_apart(api: Option<Api>, groups: Groups) {
+    if let Some(api) = &api {
+        api.stop_waiting.cancel();
+    }
+    groups.public.end("public listener", limits::HTTP_DRAIN_DEADLINE + limits::ADMIN_DRAIN_DEADLINE).await;
+    if let Some(api) = &api {
+        // Answers what is still in a lane; after it every publish knows its outcome.
+        api.ingress.shutdown().await;
+        api.app.publishes.close();
+        api.app.publishes.wait().await;
+    }
+    groups.consuming.end("consumer", limits::CONSUMER_DRAIN_DEADLINE).await;
+    groups.admin.end("admin listener", 2 * limits::ADMIN_DRAIN_DEADLINE).await;
+    if let Some(Api { app, services, .. }) = api {
+        // The last handles: what they have queued for Redis is said now.
+        drop(app);
+        services.close();
+        services.wait().await;
+    }
+    groups.background.end("background", limits::ADMIN_DRAIN_DEADLINE).await;
+}
