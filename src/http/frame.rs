@@ -26,8 +26,12 @@ pub struct Frame(Arc<Inner>);
 struct Inner {
     in_flight: Semaphore,
     in_flight_gauge: Gauge,
-    durations: Mutex<HashMap<String, HashMap<(Method, u16), Histogram>>>,
+    /// By route.
+    durations: Mutex<HashMap<String, Durations>>,
 }
+
+/// One route's histograms by method and status.
+type Durations = HashMap<(Method, u16), Histogram>;
 
 impl Frame {
     /// For a listener of this name (`public`, `admin`) that answers so many requests at once.
