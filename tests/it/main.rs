@@ -3,11 +3,14 @@
 //! Modules named after pure code (`decide_*`, `wire_*`, `tidy`) need nothing. All others ask real services, named by `DATABASE_URL`,
 //! `REDIS_URL` and `KAFKA_BROKERS` (`make test` sets them); each test makes itself a fresh schema, topic and key prefix.
 
+mod admission_catalogue;
+mod admission_flow;
 mod consumer_partition;
 mod decide_properties;
 mod decide_table;
 mod ingress_publish;
 mod kafka_log;
+mod redis_outage;
 mod redis_scripts;
 mod status_reads;
 mod store_writer;

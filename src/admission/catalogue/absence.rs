@@ -1,7 +1,6 @@
 //! SKUs that are not in memory: one query at a time per SKU, and absence believed for under a second.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -14,14 +13,15 @@ use crate::ids::SkuId;
 use crate::limits;
 use crate::store::Store;
 
-type Query = Shared<Pin<Box<dyn Future<Output = Found> + Send>>>;
+type Answer = Pin<Box<dyn Future<Output = Found> + Send>>;
+type Query = Shared<Answer>;
 
 pub(super) struct Absence {
     store: Store,
     /// Absent as of a look-up asked at that instant.
     absent: Arc<Mutex<HashMap<SkuId, Instant>>>,
     /// Queries under way, polled by those who wait for them. Weak: if all of them go away, the query ends.
-    lookups: Mutex<HashMap<SkuId, WeakShared<Pin<Box<dyn Future<Output = Found> + Send>>>>>,
+    lookups: Mutex<HashMap<SkuId, WeakShared<Answer>>>,
 }
 
 impl Absence {

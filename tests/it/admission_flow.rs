@@ -1,0 +1,310 @@
+//! Admission on the real Postgres and Redis: what is refused, what is published, and that a known key is never refused.
+
+use std::time::Duration;
+
+use flashsale::admission::{Admission, Admitted, Catalogue, Publish, Refusal, Replay, ReserveRequest};
+use flashsale::cache::Cache;
+use flashsale::clock::{Clock, SystemClock};
+use flashsale::effects::SkuHint;
+use flashsale::ids::{IdempotencyKey, Place, Quantity, Ticket};
+use flashsale::ingress::{Delivery, NotSent};
+use flashsale::limits;
+use flashsale::store::PartitionRow;
+use futures_util::future::join_all;
+use tokio_util::task::TaskTracker;
+
+use crate::support::commands::{sku, user};
+use crate::support::database::Database;
+use crate::support::redis::Space;
+use crate::support::services::Services;
+use crate::support::wait::{wait_for, wait_for_value};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Admission with everything behind it, and one SKU `s` in partition 0: 10 units, 2 per user.
+struct World {
+    db: Database,
+    space: Space,
+    catalogue: Catalogue,
+    admission: Admission,
+}
+
+impl World {
+    async fn start() -> Self {
+        let space = Space::fresh().await;
+        let cache = space.cache.clone();
+        Self::with(space, Some(cache)).await
+    }
+
+    async fn with(space: Space, cache: Option<Cache>) -> Self {
+        let db = Database::fresh("t", 1).await;
+        let catalogue = Catalogue::new(db.store());
+        let admission = Admission::start(cache, db.store(), catalogue.clone(), &TaskTracker::new());
+        let world = Self { db, space, catalogue, admission };
+        world.configure("s", 10, "NULL, NULL").await;
+        world
+    }
+
+    /// As the writer leaves a SKU; `window` = starts_at, ends_at.
+    async fn configure(&self, name: &str, on_hand: i64, window: &str) {
+        let values = format!("'{name}', 0, {on_hand}, 0, 0, 2, 120, {window}, 0, 3, 600, 1, 1");
+        self.db.run(&format!("INSERT INTO sku VALUES ({values})")).await;
+    }
+
+    /// As the writer leaves a decision.
+    async fn decide(&self, publish: &Publish, quantity: u32) {
+        self.db
+            .run(&format!(
+                "INSERT INTO reservation (reservation_id, user_hash, log_offset, log_time, expires_at, quantity, version, partition,
+                   log_index, status, user_id, sku_id)
+                 VALUES ('{}', {}, 7, now(), now(), {quantity}, 1, 0, 1, 1, 'u', 's')",
+                publish.id,
+                user("u").hash64(),
+            ))
+            .await;
+    }
+
+    async fn admit(&self, request: &ReserveRequest) -> Admitted {
+        self.admission.admit(request).await
+    }
+
+    async fn published(&self, request: &ReserveRequest) -> Publish {
+        match self.admit(request).await {
+            Admitted::Publish(publish) => publish,
+            other => panic!("not published: {other:?}"),
+        }
+    }
+
+    async fn refused(&self, request: &ReserveRequest) -> Refusal {
+        match self.admit(request).await {
+            Admitted::Refused(refusal) => refusal,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    async fn replayed(&self, request: &ReserveRequest) -> Replay {
+        match self.admit(request).await {
+            Admitted::Replay(replay) => replay,
+            other => panic!("not replayed: {other:?}"),
+        }
+    }
+
+    fn flag_sold_out(&self, position: i64) {
+        let hint = SkuHint { sku: sku("s"), available: 0, holds_pending: true, is_configured: false };
+        self.catalogue.apply(0, 1, position, &[hint]);
+    }
+
+    fn halt(&self) {
+        let row = PartitionRow { partition: 0, epoch: 1, position: 0, halted_reason: Some("a hole".to_owned()) };
+        self.catalogue.replace_halted(&[row]);
+    }
+
+    async fn end(self) {
+        drop((self.admission, self.catalogue));
+        self.db.drop().await;
+    }
+}
+
+fn request(quantity: u32, key: Option<&str>) -> ReserveRequest {
+    ReserveRequest {
+        user: user("u"),
+        sku: sku("s"),
+        quantity: Quantity::new(quantity).expect("legal"),
+        key: key.map(|key| IdempotencyKey::parse(key).expect("legal")),
+        received_at_us: SystemClock.now() * 1000,
+    }
+}
+
+fn ticket(offset: i64) -> Ticket {
+    Ticket { partition: 0, place: Place { offset, index: 1 } }
+}
+
+const SOLD_OUT: Refusal = Refusal::SoldOut { available: 0, holds_pending: true };
+
+#[tokio::test]
+async fn a_good_request_is_published_to_its_pin() {
+    let world = World::start().await;
+    let (first, second) = (world.published(&request(1, None)).await, world.published(&request(1, None)).await);
+    assert_eq!((first.partition, first.is_retry), (0, false));
+    assert_ne!(first.id, second.id);
+    assert_eq!(world.refused(&request(1, None)).await, Refusal::UserLimit { limit: 2, remaining: 0 });
+    first.settle(&Delivery::NotSent(NotSent::Full));
+    second.settle(&Delivery::Unknown);
+    let third = wait_for_value("units are given back", PATIENCE, async || match world.admit(&request(1, None)).await {
+        Admitted::Publish(publish) => Some(publish),
+        _ => None,
+    })
+    .await;
+    third.settle(&Delivery::Delivered(ticket(1)));
+    assert_eq!(world.refused(&request(1, None)).await, Refusal::UserLimit { limit: 2, remaining: 0 });
+    world.end().await;
+}
+
+#[tokio::test]
+async fn more_than_the_limit_allows_is_refused_with_what_remains() {
+    let world = World::start().await;
+    assert_eq!(world.refused(&request(3, None)).await, Refusal::UserLimit { limit: 2, remaining: 2 });
+    world.published(&request(1, None)).await;
+    assert_eq!(world.refused(&request(3, None)).await, Refusal::UserLimit { limit: 2, remaining: 1 });
+    world.end().await;
+}
+
+#[tokio::test]
+async fn memory_refuses_by_precedence() {
+    let world = World::start().await;
+    let now = SystemClock.now();
+    world.configure("early", 10, &format!("to_timestamp({}), NULL", now / 1000 + 60)).await;
+    world.configure("late", 10, &format!("NULL, to_timestamp({})", now / 1000 - 60)).await;
+    world.configure("soon", 10, &format!("to_timestamp({}), NULL", now / 1000 + 1)).await;
+    let of = |name: &str| ReserveRequest { sku: sku(name), ..request(1, None) };
+    assert_eq!(world.refused(&of("nobody-sells-this")).await, Refusal::UnknownSku);
+    let starts_at = (now / 1000 + 60) * 1000;
+    assert_eq!(world.refused(&of("early")).await, Refusal::SaleNotStarted { starts_at });
+    let ends_at = (now / 1000 - 60) * 1000;
+    assert_eq!(world.refused(&of("late")).await, Refusal::SaleEnded { ends_at });
+    world.published(&of("soon")).await;
+    world.flag_sold_out(1);
+    assert_eq!(world.refused(&of("s")).await, SOLD_OUT);
+    // Behind: the oldest undecided record is older than the intake takes.
+    world.catalogue.lag().observe_log_end(0, 9);
+    wait_for("the lag grows", PATIENCE, async || world.catalogue.lag().age(0) > limits::INTAKE_LAG_MAX).await;
+    assert_eq!(world.refused(&of("s")).await, Refusal::Overloaded { maybe_accepted: None });
+    world.halt();
+    assert_eq!(world.refused(&of("s")).await, Refusal::Halted { maybe_accepted: None });
+    assert_eq!(world.refused(&of("early")).await, Refusal::Halted { maybe_accepted: None });
+    world.catalogue.replace_halted(&[]);
+    world.catalogue.lag().observe_position(0, 9);
+    assert_eq!(world.refused(&of("early")).await, Refusal::SaleNotStarted { starts_at });
+    world.end().await;
+}
+
+#[tokio::test]
+async fn of_200_posts_with_one_key_one_is_first_and_none_is_refused() {
+    let world = World::start().await;
+    let one = request(2, Some("k"));
+    let all = join_all((0..200).map(|_| world.admit(&one))).await;
+    let publishes = all.into_iter().map(|admitted| match admitted {
+        Admitted::Publish(publish) => publish,
+        other => panic!("{other:?}"),
+    });
+    let publishes: Vec<_> = publishes.collect();
+    assert_eq!(publishes.iter().filter(|publish| !publish.is_retry).count(), 1);
+    assert!(publishes.iter().all(|publish| publish.id == publishes[0].id));
+    for publish in publishes {
+        publish.settle(&Delivery::Delivered(ticket(4)));
+    }
+    let replay = wait_for_value("the key is known", PATIENCE, async || match world.admit(&one).await {
+        Admitted::Replay(replay) => Some(replay),
+        _ => None,
+    })
+    .await;
+    assert_eq!(replay.ticket, Some(ticket(4)));
+    assert_eq!(world.refused(&request(1, Some("k"))).await, Refusal::KeyReused);
+    let elsewhere = ReserveRequest { sku: sku("unknown"), ..request(2, Some("k")) };
+    assert_eq!(world.refused(&elsewhere).await, Refusal::KeyReused, "also for a SKU that nobody sells");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_known_key_is_replayed_whatever_would_refuse_it() {
+    let world = World::start().await;
+    let one = request(2, Some("k"));
+    let publish = world.published(&one).await;
+    let id = publish.id;
+    world.decide(&publish, 2).await;
+    publish.settle(&Delivery::Delivered(ticket(7)));
+    wait_for("the key is known", PATIENCE, async || matches!(world.admit(&one).await, Admitted::Replay(_))).await;
+    world.flag_sold_out(1);
+    assert_eq!(world.replayed(&one).await, Replay { id, ticket: Some(ticket(7)), is_decided: false });
+    world.halt();
+    assert_eq!(world.replayed(&one).await.id, id);
+    // Redis flushed: Postgres knows it.
+    world.space.flush().await;
+    assert_eq!(world.replayed(&one).await, Replay { id, ticket: Some(ticket(7)), is_decided: true });
+    assert_eq!(world.refused(&request(1, Some("k"))).await, Refusal::KeyReused, "stored with another quantity");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_new_key_is_refused_only_if_redis_can_vouch() {
+    let world = World::start().await;
+    let ended = Refusal::SaleEnded { ends_at: 0 };
+    world.configure("over", 10, "NULL, to_timestamp(0)").await;
+    let one = ReserveRequest { sku: sku("over"), ..request(1, Some("new")) };
+    assert_eq!(world.refused(&ReserveRequest { key: None, ..one.clone() }).await, ended);
+    // A young Redis may have forgotten it: the writer says.
+    let publish = world.published(&one).await;
+    assert!(!publish.is_retry);
+    publish.settle(&Delivery::NotSent(NotSent::Unavailable));
+    // For now, and nobody knows: it says so.
+    world.halt();
+    let refusal = world.refused(&one).await;
+    assert!(matches!(refusal, Refusal::Halted { maybe_accepted: Some(_) }), "{refusal:?}");
+    world.catalogue.replace_halted(&[]);
+    // Old enough: refused. The gap that the publish above left is told to Redis first.
+    wait_for("redis vouches", PATIENCE, async || {
+        world.space.age_memory(60).await;
+        matches!(world.admit(&one).await, Admitted::Refused(refusal) if refusal == ended)
+    })
+    .await;
+    world.halt();
+    assert_eq!(world.refused(&one).await, Refusal::Halted { maybe_accepted: None });
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_key_accepted_without_a_marker_is_not_refused_soon_after() {
+    let services = Services::start(&["redis"]).await;
+    let url = services.address("REDIS_URL");
+    let space = Space::at(&url).await;
+    let cache = Cache::new(&url, &space.prefix).expect("a legal URL");
+    let world = World::with(space, Some(cache)).await;
+    wait_for("redis is used", PATIENCE, async || {
+        world.admit(&request(2, None)).await;
+        matches!(world.admit(&request(2, None)).await, Admitted::Refused(Refusal::UserLimit { .. }))
+    })
+    .await;
+    world.space.age_memory(3600).await;
+    services.run("pause", &["redis"]).await;
+    // The breaker is open: Redis does not even hear of this one.
+    for _ in 0..limits::BREAKER_FAILURES {
+        world.published(&request(2, None)).await;
+    }
+    let one = ReserveRequest { user: user("v"), ..request(1, Some("k")) };
+    let first = world.published(&one).await;
+    services.run("resume", &["redis"]).await;
+    wait_for("redis is used again", PATIENCE, async || {
+        matches!(world.admit(&request(2, None)).await, Admitted::Refused(Refusal::UserLimit { .. }))
+    })
+    .await;
+    // The sale ends meanwhile. Redis is old and does not know the key, Postgres neither: only the gap tells.
+    world.db.run("UPDATE sku SET ends_at = to_timestamp(0), settings_version = 2").await;
+    world.catalogue.refresh().await.expect("postgres answers");
+    assert_eq!(world.published(&one).await.id, first.id);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn without_redis_everything_is_admitted_that_memory_does_not_refuse() {
+    let cache = Cache::new("redis://127.0.0.1:1", "t:").expect("a legal URL");
+    let world = World::with(Space::fresh().await, Some(cache)).await;
+    for _ in 0..20 {
+        world.published(&request(2, None)).await;
+    }
+    assert_eq!(world.refused(&request(3, None)).await, Refusal::UserLimit { limit: 2, remaining: 2 });
+    world.flag_sold_out(1);
+    assert_eq!(world.refused(&request(1, None)).await, SOLD_OUT);
+    world.published(&request(1, Some("k"))).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_postgres_that_is_away_is_said_so() {
+    let db = flashsale::store::Store::new("postgres://nobody@127.0.0.1:1/none", "t").expect("a legal URL");
+    let catalogue = Catalogue::new(db.clone());
+    let admission = Admission::start(None, db, catalogue, &TaskTracker::new());
+    let refused = admission.admit(&request(1, None)).await;
+    assert!(matches!(refused, Admitted::Refused(Refusal::Unavailable { maybe_accepted: None })), "{refused:?}");
+    let refused = admission.admit(&request(1, Some("k"))).await;
+    assert!(matches!(refused, Admitted::Refused(Refusal::Unavailable { maybe_accepted: Some(_) })), "{refused:?}");
+}
