@@ -4,7 +4,7 @@
 
 mod source;
 
-use source::{Source, sources};
+use source::{Source, sources_in};
 
 /// `path:line: what is wrong`.
 type Offences = Vec<String>;
@@ -225,6 +225,35 @@ fn tidy_panics_carry_their_reason() {
     allows(panics_carry_their_reason, "a/tests.rs", "fn f() { a.unwrap(); }");
 }
 
+/// What is on the main branch is finished.
+fn nothing_is_left_unfinished(source: &Source) -> Offences {
+    found_words(source, &["unimplemented!", "todo!"], "is a promise, not code")
+}
+
+#[test]
+fn tidy_nothing_is_left_unfinished() {
+    enforce(nothing_is_left_unfinished);
+    catches(nothing_is_left_unfinished, "a.rs", "fn f() { unimplemented!() }");
+    catches(nothing_is_left_unfinished, "a.rs", "fn f() { todo!(\"later\") }");
+    allows(nothing_is_left_unfinished, "a.rs", "// unimplemented! would be wrong here\n");
+}
+
+/// A test waits for a condition, is never left out, and never tried again.
+fn tests_wait_for_conditions(source: &Source) -> Offences {
+    if source.path == "support/wait.rs" {
+        return Offences::new();
+    }
+    found_words(source, &["sleep", "#[ignore"], "hides what a test is about: see support/wait.rs")
+}
+
+#[test]
+fn tidy_tests_wait_for_conditions() {
+    enforce_in("tests/it", tests_wait_for_conditions);
+    catches(tests_wait_for_conditions, "a.rs", "tokio::time::sleep(LONG_ENOUGH).await;");
+    catches(tests_wait_for_conditions, "a.rs", "#[ignore = \"flaky\"]\nfn f() {}");
+    allows(tests_wait_for_conditions, "a.rs", "wait_for(\"sleep\", DEADLINE, is_so).await;");
+}
+
 // ---- logs and SQL -------------------------------------------------------------------------------------------------------------
 
 /// A log message is a lowercase fragment without a full stop; values are fields, never part of the text.
@@ -298,14 +327,14 @@ fn files_tell_one_story(source: &Source) -> Offences {
     const LINES_MAX: usize = 600;
     let mut offences = Offences::new();
     if !source.text.starts_with("//! ") && source.text != "fn main() {}\n" {
-        offences.push(format!("src/{}: does not open with what it is for (`//! ...`)", source.path));
+        offences.push(format!("{}: does not open with what it is for (`//! ...`)", source.path));
     }
     let lines = source.text.lines().count();
     if lines > LINES_MAX {
-        offences.push(format!("src/{}: {lines} lines are more than one story (look again past 400)", source.path));
+        offences.push(format!("{}: {lines} lines are more than one story (look again past 400)", source.path));
     }
     if source.path.ends_with("mod.rs") {
-        offences.push(format!("src/{}: a module is `name.rs` beside `name/`", source.path));
+        offences.push(format!("{}: a module is `name.rs` beside `name/`", source.path));
     }
     offences
 }
@@ -374,11 +403,16 @@ fn tidy_names_come_from_the_glossary() {
 
 // ---- the boundary -------------------------------------------------------------------------------------------------------------
 
-/// No source offends.
+/// No source of the program offends.
 #[track_caller]
 fn enforce(rule: fn(&Source) -> Offences) {
-    let sources = sources();
-    assert!(sources.len() > 20, "the sources were not found");
+    enforce_in("src", rule);
+}
+
+#[track_caller]
+fn enforce_in(folder: &str, rule: fn(&Source) -> Offences) {
+    let sources = sources_in(folder);
+    assert!(sources.len() > 10, "the sources were not found");
     let offences: Offences = sources.iter().flat_map(rule).collect();
     assert!(offences.is_empty(), "\n{}\n", offences.join("\n"));
 }
@@ -410,7 +444,7 @@ fn tidy_reads_sources_without_comments_texts_and_tests() {
     let words: Vec<&str> = source.bare.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
     assert_eq!(words, ["a", "f", "b", "r", "static", "i", "k"]);
     assert!(source.code.contains("b // c") && source.code.contains("g \" h") && !source.code.contains('d'));
-    assert_eq!(source.line_at(source.words("k")[0]), "src/a.rs:7");
+    assert_eq!(source.line_at(source.words("k")[0]), "a.rs:7");
 }
 
 #[test]
@@ -418,7 +452,10 @@ fn tidy_style_page_names_the_rules_that_are_enforced() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("part of the repository");
     let (page, rules) = (read("docs/style.md"), read("tests/it/tidy.rs"));
-    let names: Vec<&str> = rules.split("\n    enforce(").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    let calls = ["    enforce(", "    enforce_in(\"tests/it\", "];
+    let enforced =
+        |line: &'_ str| calls.iter().find_map(|call| Some(line.strip_prefix(call)?.strip_suffix(");")?.to_owned()));
+    let names: Vec<String> = rules.lines().filter_map(enforced).collect();
     assert!(names.len() >= 8, "the rules were not found: {names:?}");
     for name in names {
         assert!(page.contains(&format!("`{name}`")), "docs/style.md does not mention {name}");

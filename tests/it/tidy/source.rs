@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-/// One file under `src/`.
+/// One file.
 pub struct Source {
-    /// Relative to `src/`, with `/`.
+    /// Relative to `src/` (or to the folder that was asked for), with `/`.
     pub path: String,
     /// As it is.
     pub text: String,
@@ -32,7 +32,7 @@ impl Source {
     /// `path:line` of a byte of `code` or `bare`.
     pub fn line_at(&self, byte: usize) -> String {
         let line = self.bare.as_bytes()[..byte].iter().filter(|b| **b == b'\n').count() + 1;
-        format!("src/{}:{line}", self.path)
+        format!("{}:{line}", self.path)
     }
 
     /// Byte places of a word that is not part of a longer identifier.
@@ -91,9 +91,9 @@ impl Source {
     }
 }
 
-/// Every `.rs` file under `src/`.
-pub fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+/// Every `.rs` file under a folder of the repository.
+pub fn sources_in(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files = Vec::new();
     find_files(&root, &mut files);
     files.sort();
