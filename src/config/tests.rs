@@ -1,3 +1,5 @@
+//! Each setting, its bounds, and all problems at once.
+
 use clap::Parser;
 
 use super::*;

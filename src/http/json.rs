@@ -206,7 +206,7 @@ pub fn text<T, E: fmt::Display>(parse: impl Fn(&str) -> Result<T, E>) -> impl Fn
 pub fn integer(low: i64, high: i64) -> impl Fn(&Json) -> Result<i64, String> {
     move |value| match value {
         Json::Number(number) if number.as_i64().is_some_and(|n| (low..=high).contains(&n)) => {
-            Ok(number.as_i64().expect("matched above"))
+            Ok(number.as_i64().expect("an integer, as the guard found"))
         }
         _ => Err(format!("must be an integer of {low} to {high}")),
     }
