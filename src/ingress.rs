@@ -1,10 +1,10 @@
 //! Ingress: requests in flight are collected per partition and published by natural batching.
 //!
-//! In the flow: admission > **ingress** > kafka. One lane per partition ([`lane`]): whatever gathered while its last publish was in flight
-//! makes the next one, paced ([`crate::pace`]), grouped into records of one SKU ([`record`]). A full lane refuses at once. Nothing is lost and
+//! In the flow: admission > **ingress** > kafka. One lane per partition (`lane`): whatever gathered while its last publish was in flight
+//! makes the next one, paced ([`crate::pace`]), grouped into records of one SKU (`record`). A full lane refuses at once. Nothing is lost and
 //! nothing is said twice: every request gets exactly one [`Delivery`], and one failing record never fails its neighbours.
 //!
-//! Who answers first wins ([`request::Claim`]): the lane takes a request when it publishes it, the submitter takes it back when its time is
+//! Who answers first wins (`request::Claim`): the lane takes a request when it publishes it, the submitter takes it back when its time is
 //! over. So "not sent" is only ever said of a request that no publish can contain.
 
 mod lane;

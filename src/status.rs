@@ -6,9 +6,9 @@
 //! - a row is the truth;
 //! - no row and an offset below the position: there is no decision, and there never will be one;
 //! - an offset at or above the position, inside the log: QUEUED;
-//! - without a ticket, absence is proved by waiting until every partition has been decided up to a log end read meanwhile ([`absence`]).
+//! - without a ticket, absence is proved by waiting until every partition has been decided up to a log end read meanwhile (`absence`).
 //!
-//! What can't be asked is never answered with absence. Queries collect their callers by natural batching ([`reads`]), proofs are shared.
+//! What can't be asked is never answered with absence. Queries collect their callers by natural batching (`reads`), proofs are shared.
 
 mod absence;
 mod progress;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::lane::Lane;
@@ -38,6 +39,7 @@ fn at(offset: i64, index: u16) -> Delivery {
 struct Published {
     sku: String,
     users: Vec<String>,
+    at: Instant,
     on_report: OnReport,
 }
 
@@ -65,7 +67,12 @@ impl Bench {
                 Command::Configure(_) => unreachable!("these tests only reserve"),
             };
             let users = decoded.commands.into_iter().map(user_of).collect();
-            taken.lock().expect("no panic").push(Published { sku: record.sku.to_string(), users, on_report });
+            taken.lock().expect("no panic").push(Published {
+                sku: record.sku.to_string(),
+                users,
+                at: Instant::now(),
+                on_report,
+            });
         });
         let (closing, abandoned) = (CancellationToken::new(), CancellationToken::new());
         let task =
@@ -123,6 +130,34 @@ async fn what_gathers_during_a_publish_makes_the_next_one() {
 }
 
 #[tokio::test]
+async fn a_crowd_is_published_at_the_pace_and_a_few_at_once() {
+    let bench = Bench::new(Link::Up);
+    let land = |flight: Vec<Published>| flight.into_iter().zip(0..).for_each(|(r, at)| (r.on_report)(Report::At(at)));
+    // A lump of so many within the window is a rate above the threshold.
+    let _crowd: Vec<_> = (0..250).map(|user| bench.submit("A", user)).collect();
+    let flight = bench.published().await;
+    let first = flight[0].at;
+    land(flight);
+    let _one_more = bench.submit("A", 250);
+    let mut flight = bench.published().await;
+    while flight.is_empty() {
+        flight = bench.published().await;
+    }
+    let apart = flight[0].at - first;
+    // Half, because the pace counts from the moment before the first record was written.
+    assert!(apart > limits::PUBLISH_PACE / 2, "{apart:?}");
+    land(flight);
+
+    let bench = Bench::new(Link::Up);
+    for user in 0..3 {
+        let _few = bench.submit("A", user);
+        let flight = bench.published().await;
+        assert_eq!(flight.len(), 1, "nobody waits for company");
+        land(flight);
+    }
+}
+
+#[tokio::test]
 async fn a_failing_record_does_not_fail_its_neighbours() {
     let bench = Bench::new(Link::Up);
     let skus = ["A", "B", "C", "D"];
@@ -146,7 +181,7 @@ async fn behind_an_overdue_publish_requests_are_refused_and_never_published() {
     let fired = bench.submit("A", 1);
     let mut flight = bench.published().await;
     let behind = bench.submit("A", 2);
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     assert_eq!(fired.await.expect("no panic"), Delivery::Unknown, "it may land yet");
     assert_eq!(behind.await.expect("no panic"), UNAVAILABLE, "it can't");
     assert!(started.elapsed() < limits::DELIVERY_WAIT + Duration::from_millis(500));
