@@ -39,7 +39,6 @@ fn at(offset: i64, index: u16) -> Delivery {
 struct Published {
     sku: String,
     users: Vec<String>,
-    at: Instant,
     on_report: OnReport,
 }
 
@@ -67,12 +66,7 @@ impl Bench {
                 Command::Configure(_) => unreachable!("these tests only reserve"),
             };
             let users = decoded.commands.into_iter().map(user_of).collect();
-            taken.lock().expect("no panic").push(Published {
-                sku: record.sku.to_string(),
-                users,
-                at: Instant::now(),
-                on_report,
-            });
+            taken.lock().expect("no panic").push(Published { sku: record.sku.to_string(), users, on_report });
         });
         let (closing, abandoned) = (CancellationToken::new(), CancellationToken::new());
         let task =
@@ -130,31 +124,37 @@ async fn what_gathers_during_a_publish_makes_the_next_one() {
 }
 
 #[tokio::test]
-async fn a_crowd_is_published_at_the_pace_and_a_few_at_once() {
-    let bench = Bench::new(Link::Up);
-    let land = |flight: Vec<Published>| flight.into_iter().zip(0..).for_each(|(r, at)| (r.on_report)(Report::At(at)));
-    // A lump of so many within the window is a rate above the threshold.
-    let _crowd: Vec<_> = (0..250).map(|user| bench.submit("A", user)).collect();
-    let flight = bench.published().await;
-    let first = flight[0].at;
-    land(flight);
-    let _one_more = bench.submit("A", 250);
-    let mut flight = bench.published().await;
-    while flight.is_empty() {
-        flight = bench.published().await;
-    }
-    let apart = flight[0].at - first;
-    // Half, because the pace counts from the moment before the first record was written.
-    assert!(apart > limits::PUBLISH_PACE / 2, "{apart:?}");
-    land(flight);
-
-    let bench = Bench::new(Link::Up);
+async fn a_crowd_shares_publishes_and_a_few_are_published_at_once() {
+    const CROWD: usize = 20_000;
+    let (lane, waiting) = mpsc::channel(limits::LANE_QUEUE_MAX);
+    let (_link, watched) = watch::channel(Link::Up);
+    let publishes = Arc::new(Mutex::new(0_usize));
+    let counted = Arc::clone(&publishes);
+    let publisher = Box::new(move |_, on_report: OnReport| {
+        *counted.lock().expect("no panic") += 1;
+        on_report(Report::At(0));
+    });
+    let lane_ends = CancellationToken::new();
+    let task = Lane::new(PARTITION, waiting, publisher, watched).run(lane_ends.clone(), CancellationToken::new());
+    let task = tokio::spawn(task);
+    // Reports come at once: without a pace the lane would publish each request alone.
+    let offer = async |user| {
+        let request = Request::new(reserve("A", user), Claim::default()).0;
+        lane.send(request).await.map_err(drop).expect("the lane is open");
+        tokio::task::yield_now().await;
+    };
     for user in 0..3 {
-        let _few = bench.submit("A", user);
-        let flight = bench.published().await;
-        assert_eq!(flight.len(), 1, "nobody waits for company");
-        land(flight);
+        offer(user).await;
+        tokio::task::yield_now().await;
+        assert_eq!(*publishes.lock().expect("no panic"), user + 1, "nobody waits for company");
     }
+    for user in 3..CROWD {
+        offer(user).await;
+    }
+    lane_ends.cancel();
+    task.await.expect("the lane ends");
+    let records = *publishes.lock().expect("no panic");
+    assert!(records < CROWD / 10, "{records} records for {CROWD} requests");
 }
 
 #[tokio::test]

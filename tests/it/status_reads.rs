@@ -197,15 +197,16 @@ async fn a_wait_ends_with_the_decision() {
     let (id, waiters) = (ids::fresh_id(), Waiters::default());
     bench.publish(0, 1);
     let mut waiter = waiters.register(id);
-    let status = bench.status.clone();
     let started = tokio::time::Instant::now();
     let deadline = started + Duration::from_secs(20);
-    let waiting =
-        tokio::spawn(async move { status.wait_decided(id, Some(ticket(0, 0, 0)), &mut waiter, deadline, None).await });
+    let waiting = bench.status.wait_decided(id, Some(ticket(0, 0, 0)), &mut waiter, deadline, None);
+    tokio::pin!(waiting);
+    let undecided = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+    assert!(undecided.is_err(), "it waits: {undecided:?}");
     bench.reserve(id, ticket(0, 0, 0)).await;
     bench.decide_up_to(0, 1).await;
     waiters.wake(&[id]);
-    assert_reserved(waiting.await.expect("no panic"), id);
+    assert_reserved(waiting.await, id);
     assert!(started.elapsed() < Duration::from_secs(10), "woken, not out of time");
     bench.database.drop().await;
 }
