@@ -83,7 +83,7 @@ impl fmt::Display for ConfigProblem {
     }
 }
 
-/// The effective configuration. `Debug` shows it redacted.
+/// The effective configuration. `Debug` shows it redacted, as JSON.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
     /// PostgreSQL; absent only where the subcommand does not need it.
@@ -185,7 +185,7 @@ impl Config {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.redacted()).finish()
+        fmt::Display::fmt(&Value::Object(self.redacted()), f)
     }
 }
 

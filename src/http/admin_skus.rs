@@ -269,12 +269,12 @@ mod tests {
             CommandRefusal::SettingsChanged,
             CommandRefusal::Poisoned("NOT_HERE".into()),
         ]
-        .map(|r| refusal_problem(&r).body("/v1/admin/skus/s", "r-1"))
+        .map(|r| refusal_problem(&r).nested_body())
         .to_vec();
-        bodies.push(put_problem(&PutError::OnHandRequired).body("/v1/admin/skus/s", "r-1"));
-        bodies.push(put_problem(&PutError::Unknown).body("/v1/admin/skus/s", "r-1"));
+        bodies.push(put_problem(&PutError::OnHandRequired).nested_body());
+        bodies.push(put_problem(&PutError::Unknown).nested_body());
         let away = crate::store::StoreError::Deadline { attempt: "read" };
-        bodies.push(put_problem(&PutError::Store(away)).body("/v1/admin/skus/s", "r-1"));
+        bodies.push(put_problem(&PutError::Store(away)).nested_body());
         insta::assert_json_snapshot!(bodies);
     }
 }

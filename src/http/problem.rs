@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 
-use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// What a client should do after an error.
@@ -159,6 +159,21 @@ struct Inner {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(flatten)]
+    members: &'a Map<String, Value>,
+}
+
 impl Problem {
     /// A problem with this explanation of the present case.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -199,36 +214,31 @@ impl Problem {
         self.0.code
     }
 
-    /// The whole body. `instance` is the path that was asked for.
-    pub fn body(&self, instance: &str, request_id: &str) -> Value {
-        let mut body = self.inner_body();
-        body.insert("instance".into(), instance.into());
-        body.insert("request_id".into(), request_id.into());
-        body.extend(self.0.members.clone());
-        Value::Object(body)
-    }
-
-    /// The body of a problem inside another answer (a command's status): no request of its own.
-    pub fn nested_body(&self) -> Value {
-        let mut body = self.inner_body();
-        body.extend(self.0.members.clone());
-        Value::Object(body)
-    }
-
-    fn inner_body(&self) -> Map<String, Value> {
+    /// The body, in the order of the contract. `asked` = path and request id; absent for a problem inside another answer.
+    fn body<'a>(&'a self, asked: Option<(&'a str, &'a str)>) -> Body<'a> {
         let code = self.0.code;
-        let mut body = Map::new();
-        body.insert("type".into(), code.type_uri().into());
-        body.insert("title".into(), code.title().into());
-        body.insert("status".into(), code.status().as_u16().into());
-        body.insert("detail".into(), self.0.detail.as_ref().into());
-        body.insert("code".into(), code.word().into());
-        body
+        Body {
+            r#type: code.type_uri(),
+            title: code.title(),
+            status: code.status().as_u16(),
+            detail: &self.0.detail,
+            code: code.word(),
+            instance: asked.map(|(instance, _)| instance),
+            request_id: asked.map(|(_, request_id)| request_id),
+            members: &self.0.members,
+        }
+    }
+
+    /// The body of a problem inside another answer (a command's status), which has a path and a request id of its own.
+    pub fn nested_body(&self) -> Value {
+        serde_json::to_value(self.body(None)).expect("plain values always become JSON")
     }
 
     /// The answer, complete. Called by `frame` for every problem that passes it.
     pub fn render(&self, instance: &str, request_id: &str) -> Response {
-        let mut response = Response::new(Body::from(self.body(instance, request_id).to_string()));
+        let body =
+            serde_json::to_vec(&self.body(Some((instance, request_id)))).expect("plain values always become JSON");
+        let mut response = Response::new(body.into());
         *response.status_mut() = self.0.code.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -282,7 +292,7 @@ mod tests {
     #[test]
     fn a_problem_tells_everything_that_the_contract_asks_for() {
         let problem = Problem::unavailable(Code::QueueUnavailable, Effect::None, "the log can't be reached");
-        insta::assert_json_snapshot!(problem.body("/v1/reservations", "r-1"));
+        insta::assert_json_snapshot!(problem.body(Some(("/v1/reservations", "r-1"))));
         assert_eq!(problem.render("/", "r").headers()[header::RETRY_AFTER], "1");
     }
 }

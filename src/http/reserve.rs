@@ -276,10 +276,10 @@ mod tests {
             Refusal::UserLimit { limit: 2, remaining: 1 },
             Refusal::SoldOut { available: 3, holds_pending: true },
         ];
-        let mut bodies: Vec<_> = refusals.map(|r| problem_of(r, 0).body("/v1/reservations", "r-1")).to_vec();
-        bodies.push(unknown(Code::QueueUnavailable, id).body("/v1/reservations", "r-1"));
+        let mut bodies: Vec<_> = refusals.map(|r| problem_of(r, 0).nested_body()).to_vec();
+        bodies.push(unknown(Code::QueueUnavailable, id).nested_body());
         for why in [crate::ingress::NotSent::Full, crate::ingress::NotSent::Unavailable] {
-            bodies.push(not_sent(why).body("/v1/reservations", "r-1"));
+            bodies.push(not_sent(why).nested_body());
         }
         insta::assert_json_snapshot!(bodies);
     }
