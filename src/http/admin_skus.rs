@@ -129,6 +129,10 @@ async fn view_of(app: &App, entry: &CatalogueEntry) -> AdminSkuView {
 fn view_with(app: &App, entry: &CatalogueEntry, partitions: &[PartitionRow]) -> AdminSkuView {
     let partition = partitions.iter().find(|p| p.partition == entry.partition);
     let lag = app.catalogue.lag();
+    if let Some(row) = partition {
+        // Younger than what the watch saw last: a change that was just decided must not look as if it were waiting.
+        lag.observe_position(row.partition, row.position);
+    }
     let lag = LagView { records: Some(lag.records(entry.partition)), age: Some(lag.age(entry.partition)) };
     AdminSkuView::of(entry, partition, lag, app.clock.now())
 }

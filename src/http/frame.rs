@@ -149,3 +149,47 @@ fn header_bytes(request: &Request) -> usize {
     let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     request.method().as_str().len() + uri + 12 + headers
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn get_framed(frame_of: Frame, path: &str) -> (u16, Value) {
+        async fn panics() -> &'static str {
+            panic!("a bug")
+        }
+        let router = Router::new()
+            .route("/panics", get(panics))
+            .route("/good", get(|| async { "good" }))
+            .layer(from_fn_with_state(frame_of, frame));
+        let request = Request::get(path).header("x-request-id", "r-1").body(Body::empty()).expect("a legal request");
+        let response = router.oneshot(request).await.expect("routers are infallible");
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.expect("bodies are complete").to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_and_leaves_its_place() {
+        let frame = Frame::new("test", 1);
+        let (status, body) = get_framed(frame.clone(), "/panics").await;
+        assert_eq!(status, 500);
+        insta::assert_json_snapshot!(body);
+        assert_eq!(get_framed(frame, "/good").await.0, 200, "the only place is free again");
+    }
+
+    #[tokio::test]
+    async fn beyond_the_cap_requests_are_refused_at_once() {
+        let (status, body) = get_framed(Frame::new("test", 0), "/good").await;
+        assert_eq!(status, 503);
+        insta::assert_json_snapshot!(body);
+    }
+}

@@ -193,3 +193,59 @@ pub(super) fn base(title: &str) -> OpenApi {
         .schema("ProblemCode", ProblemCode::schema());
     OpenApiBuilder::new().info(info.build()).components(Some(schemas.build())).build()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::http::{admin_openapi, public_openapi};
+
+    fn documents() -> [Value; 2] {
+        [public_openapi(), admin_openapi()].map(|d| serde_json::to_value(d).expect("plain values always become JSON"))
+    }
+
+    /// `METHOD path: statuses`.
+    fn calls(document: &Value) -> Vec<String> {
+        let paths = document["paths"].as_object().expect("paths are an object");
+        let calls = paths.iter().flat_map(|(path, item)| {
+            item.as_object().expect("a path item is an object").iter().map(move |(method, call)| {
+                let statuses: Vec<&String> = call["responses"].as_object().expect("responses").keys().collect();
+                format!("{} {path}: {statuses:?}", method.to_uppercase())
+            })
+        });
+        calls.collect()
+    }
+
+    #[test]
+    fn every_call_is_documented_with_its_statuses() {
+        insta::assert_json_snapshot!(documents().each_ref().map(calls));
+    }
+
+    #[test]
+    fn every_code_is_documented() {
+        let text = documents().each_ref().map(Value::to_string).join(" ");
+        let missing: BTreeSet<_> =
+            Code::ALL.iter().map(|c| c.word()).filter(|c| !text.contains(&format!("`{c}`"))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        for document in documents() {
+            assert_eq!(document["openapi"], "3.1.0");
+            let words = &document["components"]["schemas"]["ProblemCode"]["enum"];
+            assert_eq!(words.as_array().map(Vec::len), Some(Code::ALL.len()), "{words}");
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        for document in documents() {
+            let schemas = document["components"]["schemas"].as_object().expect("schemas are an object");
+            let text = document.to_string();
+            let names = text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next());
+            for name in names {
+                assert!(schemas.contains_key(name), "{name} is not among {:?}", schemas.keys());
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every topic uses every helper")]
 
+pub mod app;
 pub mod commands;
 pub mod consumer;
 pub mod database;
