@@ -180,7 +180,8 @@ pub const REDIS_BACKGROUND_DEADLINE: Duration = Duration::from_millis(500);
 pub const BREAKER_FAILURES: u32 = 5;
 /// How long the open breaker spares Redis and the requests before one call tries again.
 pub const BREAKER_OPEN_FOR: Duration = Duration::from_millis(500);
-/// Requests in one call of the admission script: 250 keep Redis busy for about 2 ms, well under the deadline.
+/// Requests in one call of the admission script: 250 keep Redis busy for 1.2 ms (one SKU) to 2.0 ms (50 SKUs; measured, Redis 7.0 on a
+/// busy machine with 2 cores), well under the deadline.
 pub const ADMISSION_CALL_MAX: usize = 250;
 /// Requests waiting for the admission script; beyond it they are admitted unchecked and counted.
 pub const ADMISSION_QUEUE_MAX: usize = 10_000;

@@ -19,6 +19,17 @@ use crate::store::CatalogueEntry;
 
 const MINUTE_US: i64 = 60_000_000;
 
+/// What is known of earlier tries of the request that is published.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Try {
+    /// Redis took its units and wrote its marker. `is_proved`: and would remember an earlier one.
+    First { is_proved: bool },
+    /// An earlier one has a pending marker, and its units.
+    Again,
+    /// Redis was not asked, or can't say: nothing is written there.
+    Unchecked,
+}
+
 /// One request on its way through admission.
 struct Case<'a> {
     admission: &'a Admission,
@@ -92,7 +103,7 @@ impl Case<'_> {
             (AdmissionAnswer::Replay { id, ticket }, _) => Admitted::Replay(Replay { id, ticket, is_decided: false }),
             (AdmissionAnswer::KeyReused, _) => Admitted::Refused(Refusal::KeyReused),
             // Never refused: its first try may be in the log. Nor can its SKU be unknown for good: it was known then.
-            (AdmissionAnswer::Pending, refusal) => self.publish(true, false).unwrap_or_else(|| {
+            (AdmissionAnswer::Pending, refusal) => self.publish(Try::Again).unwrap_or_else(|| {
                 let id = self.key.as_ref().map(|key| key.id);
                 Admitted::Refused(refusal.unwrap_or(Refusal::UnknownSku).of_maybe_accepted(id))
             }),
@@ -104,7 +115,8 @@ impl Case<'_> {
                 self.refuse_unless_known(refusal, memory_age).await
             }
             (AdmissionAnswer::Ok | AdmissionAnswer::Absent, None) => {
-                self.publish(false, true).unwrap_or(Admitted::Refused(Refusal::UnknownSku))
+                let is_proved = self.vouches(memory_age);
+                self.publish(Try::First { is_proved }).unwrap_or(Admitted::Refused(Refusal::UnknownSku))
             }
         }
     }
@@ -132,7 +144,7 @@ impl Case<'_> {
         let over_limit = limit.filter(|_| is_above_limit).map(|limit| Refusal::UserLimit { limit, remaining: limit });
         match refusal.or(over_limit) {
             Some(refusal) => self.refuse_unless_known(refusal, Duration::ZERO).await,
-            None => self.publish(false, false).unwrap_or(Admitted::Refused(Refusal::UnknownSku)),
+            None => self.publish(Try::Unchecked).unwrap_or(Admitted::Refused(Refusal::UnknownSku)),
         }
     }
 
@@ -166,27 +178,33 @@ impl Case<'_> {
             Refusal::Overloaded { .. } | Refusal::Halted { .. } | Refusal::Unavailable { .. } => {
                 Admitted::Refused(refusal.of_maybe_accepted(Some(id)))
             }
-            refusal => self.publish(false, false).unwrap_or(Admitted::Refused(refusal)),
+            refusal => self.publish(Try::Unchecked).unwrap_or(Admitted::Refused(refusal)),
         }
     }
 
-    /// `None` without a SKU. `has_taken`: Redis took provisional units and wrote a marker for this request.
-    fn publish(&self, is_retry: bool, has_taken: bool) -> Option<Admitted> {
+    /// `None` without a SKU.
+    fn publish(&self, this_try: Try) -> Option<Admitted> {
         let entry = self.entry.as_ref()?;
         let ReserveRequest { user, sku, quantity, .. } = self.request;
         let redis = self.admission.redis.as_ref();
-        if let (Some(redis), Some(_), false, false) = (redis, &self.key, is_retry, has_taken) {
+        let keyed_id = self.key.as_ref().map(|key| key.id);
+        if let (Some(redis), Some(_), Try::Unchecked) = (redis, keyed_id, this_try) {
             redis.note_gap();
         }
         let taken = || Taken { user: user.clone(), sku: sku.clone(), quantity: *quantity, minute: self.minute() };
         let settle = Settle {
             key: self.key.clone(),
-            taken: has_taken.then(taken),
+            taken: matches!(this_try, Try::First { .. }).then(taken),
             settles: redis.map(|redis| redis.settles()),
             lag: self.admission.catalogue.lag().clone(),
         };
-        let id = self.key.as_ref().map_or_else(ids::fresh_id, |key| key.id);
-        Some(Admitted::Publish(Publish { id, partition: entry.partition, is_retry, settle }))
+        Some(Admitted::Publish(Publish {
+            id: keyed_id.unwrap_or_else(ids::fresh_id),
+            partition: entry.partition,
+            is_retry: this_try == Try::Again,
+            maybe_accepted: keyed_id.filter(|_| this_try != Try::First { is_proved: true }),
+            settle,
+        }))
     }
 }
 
@@ -218,6 +236,8 @@ mod tests {
         }
         assert_eq!(refusal_by_window(&Settings::default(), 0), None);
         let far = Settings { starts_at: Some(i64::MIN), ends_at: Some(i64::MAX), ..Settings::default() };
-        assert_eq!(refusal_by_window(&far, i64::MAX), None, "no overflow");
+        for now in [i64::MIN, 0, i64::MAX - 1] {
+            assert_eq!(refusal_by_window(&far, now), None, "no overflow at {now}");
+        }
     }
 }

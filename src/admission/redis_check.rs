@@ -36,8 +36,10 @@ impl RedisCheck {
         let (settles, settled) = mpsc::channel(limits::SETTLE_QUEUE_MAX);
         let is_memory_gapped = Arc::new(AtomicBool::new(false));
         let (front, gapped) = (cache.clone(), Arc::clone(&is_memory_gapped));
+        let connecting = cache.clone();
+        // Beside the checks: the first of them do not wait for a server that is away.
+        tasks.spawn(async move { connecting.connect().await });
         tasks.spawn(async move {
-            front.connect().await;
             while let Some((items, answers)) = asked.next(limits::ADMISSION_CALL_MAX).await {
                 answers.give(check(&front, &gapped, &items).await);
             }

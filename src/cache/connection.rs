@@ -4,24 +4,38 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
-use redis::{Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, Script, ServerErrorKind};
+use redis::{
+    Arg, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, Script, ServerErrorKind,
+};
 
 use super::CacheError;
 use crate::limits;
 
 /// The scripts, hashed once.
 pub(super) struct Scripts {
-    pub(super) admit: Script,
-    pub(super) settle: Script,
-    pub(super) effects: Script,
+    pub(super) admit: HashedScript,
+    pub(super) settle: HashedScript,
+    pub(super) effects: HashedScript,
+}
+
+/// A script and the name that the server gives it.
+pub(super) struct HashedScript {
+    source: &'static str,
+    hash: String,
+}
+
+impl HashedScript {
+    fn new(source: &'static str) -> Self {
+        Self { source, hash: Script::new(source).get_hash().to_owned() }
+    }
 }
 
 impl Default for Scripts {
     fn default() -> Self {
         Self {
-            admit: Script::new(include_str!("admit.lua")),
-            settle: Script::new(include_str!("settle.lua")),
-            effects: Script::new(include_str!("effects.lua")),
+            admit: HashedScript::new(include_str!("admit.lua")),
+            settle: HashedScript::new(include_str!("settle.lua")),
+            effects: HashedScript::new(include_str!("effects.lua")),
         }
     }
 }
@@ -40,22 +54,23 @@ pub(super) fn lazy(client: &redis::Client) -> Result<ConnectionManager, CacheErr
     let config = ConnectionManagerConfig::new()
         .set_number_of_retries(0)
         .set_connection_timeout(Some(limits::REDIS_BACKGROUND_DEADLINE))
-        .set_response_timeout(Some(limits::REDIS_BACKGROUND_DEADLINE))
+        // Every call has a deadline of its own; two of them would race for what the error is called.
+        .set_response_timeout(None)
         .set_pipeline_buffer_size(limits::REDIS_PIPELINE_MAX);
     ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(|source| CacheError::Url { source })
 }
 
 /// Arguments of a script call, written straight into the command's buffer.
 pub(super) struct ScriptCall<'a> {
-    script: &'a Script,
+    script: &'a HashedScript,
     command: Cmd,
 }
 
 impl<'a> ScriptCall<'a> {
     /// A call without keys: our scripts build their keys from the prefix, which is their first argument.
-    pub(super) fn new(script: &'a Script, prefix: &str) -> Self {
+    pub(super) fn new(script: &'a HashedScript, prefix: &str) -> Self {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(script.get_hash()).arg(0).arg(prefix);
+        command.arg(&script.hash).arg(0).arg(prefix);
         Self { script, command }
     }
 
@@ -64,15 +79,25 @@ impl<'a> ScriptCall<'a> {
         self
     }
 
-    /// Runs the script; a server that does not know it (new, or flushed with its scripts) is told first.
+    /// Runs the script by its hash; a server that does not know it (new, or its scripts were flushed) gets the source in the same call
+    /// as the arguments, so that another flush in between can't lose it again.
     pub(super) async fn run<T: FromRedisValue>(&self, mut connection: ConnectionManager) -> RedisResult<T> {
         match self.command.query_async(&mut connection).await {
-            Err(error) if is_unknown_script(&error) => {
-                self.script.load_async(&mut connection).await?;
-                self.command.query_async(&mut connection).await
-            }
+            Err(error) if is_unknown_script(&error) => self.with_source().query_async(&mut connection).await,
             answered => answered,
         }
+    }
+
+    fn with_source(&self) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(self.script.source);
+        for argument in self.command.args_iter().skip(2) {
+            match argument {
+                Arg::Simple(bytes) => command.arg(bytes),
+                other => unreachable!("script calls have plain arguments: {other:?}"),
+            };
+        }
+        command
     }
 }
 

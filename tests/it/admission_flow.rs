@@ -125,7 +125,7 @@ const SOLD_OUT: Refusal = Refusal::SoldOut { available: 0, holds_pending: true }
 async fn a_good_request_is_published_to_its_pin() {
     let world = World::start().await;
     let (first, second) = (world.published(&request(1, None)).await, world.published(&request(1, None)).await);
-    assert_eq!((first.partition, first.is_retry), (0, false));
+    assert_eq!((first.partition, first.is_retry, first.maybe_accepted), (0, false, None));
     assert_ne!(first.id, second.id);
     assert_eq!(world.refused(&request(1, None)).await, Refusal::UserLimit { limit: 2, remaining: 0 });
     first.settle(&Delivery::NotSent(NotSent::Full));
@@ -181,6 +181,7 @@ async fn memory_refuses_by_precedence() {
 #[tokio::test]
 async fn of_200_posts_with_one_key_one_is_first_and_none_is_refused() {
     let world = World::start().await;
+    world.space.age_memory(60).await;
     let one = request(2, Some("k"));
     let all = join_all((0..200).map(|_| world.admit(&one))).await;
     let publishes = all.into_iter().map(|admitted| match admitted {
@@ -190,6 +191,8 @@ async fn of_200_posts_with_one_key_one_is_first_and_none_is_refused() {
     let publishes: Vec<_> = publishes.collect();
     assert_eq!(publishes.iter().filter(|publish| !publish.is_retry).count(), 1);
     assert!(publishes.iter().all(|publish| publish.id == publishes[0].id));
+    // "Not sent" is the whole truth for the first one only.
+    assert!(publishes.iter().all(|publish| publish.maybe_accepted.is_some() == publish.is_retry));
     for publish in publishes {
         publish.settle(&Delivery::Delivered(ticket(4)));
     }
@@ -234,7 +237,7 @@ async fn a_new_key_is_refused_only_if_redis_can_vouch() {
     assert_eq!(world.refused(&ReserveRequest { key: None, ..one.clone() }).await, ended);
     // A young Redis may have forgotten it: the writer says.
     let publish = world.published(&one).await;
-    assert!(!publish.is_retry);
+    assert_eq!((publish.is_retry, publish.maybe_accepted), (false, Some(publish.id)));
     publish.settle(&Delivery::NotSent(NotSent::Unavailable));
     // For now, and nobody knows: it says so.
     world.halt();

@@ -84,3 +84,93 @@ impl Flags {
         self.all_cleared = Some(Instant::now());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::inventory::Settings;
+
+    fn id(name: &str) -> SkuId {
+        SkuId::parse(name).expect("legal")
+    }
+
+    fn hint(available: i64, holds_pending: bool) -> [SkuHint; 1] {
+        [SkuHint { sku: id("s"), available, holds_pending, is_configured: false }]
+    }
+
+    fn stock(on_hand: i64, reserved: i64) -> Sku {
+        Sku { on_hand, reserved, sold: 0, settings: Settings::default(), settings_version: 1, movement_count: 1 }
+    }
+
+    fn renew(flags: &mut Flags, asked: Instant, sku: &Sku) {
+        flags.renew(asked, std::iter::once((&id("s"), sku)));
+    }
+
+    fn learn(flags: &mut Flags, asked: Instant, sku: &Sku) {
+        flags.learn(asked, std::iter::once((&id("s"), sku)));
+    }
+
+    /// Some instants in order, a tenth of a lease apart.
+    fn instants() -> [Instant; 4] {
+        let now = Instant::now() + Duration::from_secs(60);
+        [0, 1, 2, 3].map(|n| now + n * limits::SOLD_OUT_LEASE / 10)
+    }
+
+    #[test]
+    fn a_hint_sets_a_lease_and_a_hint_ends_it() {
+        let ([now, later, ..], mut flags) = (instants(), Flags::default());
+        flags.apply(now, &hint(0, true));
+        assert_eq!(flags.sold_out(&id("s"), later), Some(SoldOut { holds_pending: true }));
+        assert_eq!(flags.sold_out(&id("other"), later), None);
+        assert_eq!(flags.sold_out(&id("s"), now + limits::SOLD_OUT_LEASE), None, "run out");
+        assert_eq!(flags.flagged(), [id("s")], "run out, and still to be renewed");
+        flags.apply(later, &hint(1, true));
+        assert_eq!(flags.sold_out(&id("s"), later), None);
+    }
+
+    #[test]
+    fn a_read_renews_from_when_it_was_asked() {
+        let ([now, asked, ..], mut flags) = (instants(), Flags::default());
+        flags.apply(now, &hint(0, true));
+        renew(&mut flags, asked, &stock(5, 0));
+        assert_eq!(flags.sold_out(&id("s"), asked), None, "units are left");
+        flags.apply(now, &hint(0, true));
+        renew(&mut flags, asked, &stock(0, 0));
+        let end = asked + limits::SOLD_OUT_LEASE;
+        assert_eq!(flags.sold_out(&id("s"), end - Duration::from_millis(1)), Some(SoldOut { holds_pending: false }));
+        assert_eq!(flags.sold_out(&id("s"), end), None);
+    }
+
+    #[test]
+    fn a_read_sets_no_flag_that_a_hint_cleared_meanwhile() {
+        let ([before, asked, during, after], mut flags) = (instants(), Flags::default());
+        flags.apply(before, &hint(0, true));
+        flags.apply(during, &hint(3, true));
+        renew(&mut flags, asked, &stock(5, 5));
+        learn(&mut flags, asked, &stock(5, 5));
+        assert_eq!(flags.sold_out(&id("s"), after), None);
+        // The next read, asked after that hint, is believed.
+        learn(&mut flags, after, &stock(5, 5));
+        assert_eq!(flags.sold_out(&id("s"), after), Some(SoldOut { holds_pending: true }));
+    }
+
+    #[test]
+    fn dropping_all_flags_also_stops_reads_under_way() {
+        let mut flags = Flags::default();
+        let asked = Instant::now();
+        flags.apply(asked, &hint(0, true));
+        flags.clear();
+        learn(&mut flags, asked, &stock(5, 5));
+        assert_eq!((flags.sold_out(&id("s"), asked), flags.flagged()), (None, vec![]));
+    }
+
+    #[test]
+    fn what_hints_cleared_is_not_remembered_for_ever() {
+        let ([before, asked, ..], mut flags) = (instants(), Flags::default());
+        flags.apply(before, &hint(1, false));
+        learn(&mut flags, asked, &stock(5, 0));
+        assert!(flags.cleared.is_empty());
+    }
+}
