@@ -170,14 +170,14 @@ spawn_redis() {
   launch redis redis-server --port "$REDIS_PORT" --bind 127.0.0.1 --save "" --appendonly no --daemonize no --dir "$DIR/redis"
 }
 spawn_kafka() {
-  local java=(java -Xms128m "-Xmx${KAFKA_HEAP:-512m}" -XX:+UseSerialGC -XX:-UsePerfData -XX:+ExitOnOutOfMemoryError) data=$DIR/kafka/data session=3000
+  local java=(java -Xms128m "-Xmx${KAFKA_HEAP:-512m}" -XX:+UseSerialGC -XX:-UsePerfData -XX:+ExitOnOutOfMemoryError) data=$DIR/kafka/data session=6000
   [ -d "$KAFKA_HOME/formatted" ] || die "$EX_UNAVAILABLE" "no Kafka in $KAFKA_HOME: run scripts/setup.sh"
   have java || die "$EX_UNAVAILABLE" "no java: run scripts/setup.sh"
   # Formatting takes a second of Java; a copy of a formatted folder does not. (Its ids need to be unique within a cluster only.)
   [ -f "$data/meta.properties" ] || { rm -rf "$data" && cp -R "$KAFKA_HOME/formatted" "$data"; }
   if [ "${FLASHSALE_KAFKA_FAST:-}" = 1 ]; then
     java+=(-XX:TieredStopAtLevel=1)
-    session=1000
+    session=2000
   fi
   {
     kafka_properties "$data" "$KAFKA_PORT" "$KAFKA_CONTROLLER_PORT"

@@ -30,7 +30,7 @@ may_install() { have apt-get && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null
 
 java_major() { java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p'; }
 java_is_new_enough() { have java && [ "$(java_major)" -ge 17 ]; }
-java_package() { # the newest that this release of Debian or Ubuntu has
+java_package() { # a good one of those that this release of Debian or Ubuntu has; needs the package index
   local package
   for package in openjdk-21-jre-headless openjdk-17-jre-headless; do
     if apt-cache show "$package" >/dev/null 2>&1; then
@@ -48,7 +48,7 @@ missing_packages() { # [check]: one a line
   [ -n "${DATABASE_URL:-}" ] || postgres_bin "" >/dev/null || echo postgresql
   [ -n "${REDIS_URL:-}" ] || have redis-server || echo redis-server
   if [ -z "${KAFKA_BROKERS:-}" ]; then
-    java_is_new_enough || java_package
+    java_is_new_enough || echo openjdk-17-jre-headless
     [ -d "$KAFKA_HOME/lib" ] || have mvn || echo maven
   fi
   if [ "${1:-}" = check ]; then
@@ -60,6 +60,7 @@ missing_packages() { # [check]: one a line
 install_packages() { # packages...
   local policy=/usr/sbin/policy-rc.d
   quietly "apt-get update" as_root apt-get update -q
+  set -- "${@/#openjdk-17-jre-headless/$(java_package)}"
   # Debian starts a server as soon as it is installed. Ours are private ones; this file, while it is there, forbids that.
   if [ ! -e "$policy" ]; then
     trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
