@@ -5,6 +5,7 @@
 
 mod admission_catalogue;
 mod admission_flow;
+mod cli_commands;
 mod consumer_partition;
 mod decide_properties;
 mod decide_table;
