@@ -91,3 +91,35 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_component_that_ends_by_itself_ends_the_process() {
+        let never = CancellationToken::new();
+        let mut supervisor = Supervisor::new();
+        supervisor.group().spawn_infallible("quitter", async {});
+        assert_eq!(supervisor.watch(&never).await.expect_err("it ended").exit, Failure::BUG);
+        supervisor.group().spawn_infallible("panicker", async { panic!("a bug") });
+        assert_eq!(supervisor.watch(&never).await.expect_err("it ended").exit, Failure::BUG);
+        supervisor.group().spawn("failure", async { Err(std::io::Error::other("away")) });
+        let failure = supervisor.watch(&never).await.expect_err("it ended");
+        assert_eq!((failure.exit, failure.message.as_str()), (Failure::UNAVAILABLE, "failure ended: away"));
+    }
+
+    #[tokio::test]
+    async fn components_that_were_told_to_stop_are_no_news() {
+        let mut supervisor = Supervisor::new();
+        let group = supervisor.group();
+        let stop = group.stop();
+        group.spawn_infallible("obedient", async move { stop.cancelled().await });
+        group.spawn_infallible("deaf", std::future::pending());
+        group.end("both", Duration::from_millis(10)).await;
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        supervisor.watch(&stopped).await.expect("nothing failed");
+        assert!(supervisor.endings.try_recv().is_err());
+    }
+}
