@@ -1,8 +1,8 @@
 //! HTTP: the first and the last module that a request meets.
 //!
-//! Two listeners. The public one serves buyers: [`reserve`] (parse, admit, publish, answer), [`reservations`] (follow), [`skus`] (look).
-//! The admin one serves operators and probes: [`admin_skus`], [`health`]. [`frame`] surrounds every request of both; [`problem`] is the
-//! one place that knows how an error looks; [`openapi`] documents all of it, and `/docs` shows it.
+//! Two listeners. The public one serves buyers: `reserve` (parse, admit, publish, answer), `reservations` (follow), `skus` (look).
+//! The admin one serves operators and probes: `admin_skus`, [`health`]. [`mod@frame`] surrounds every request of both; [`problem`] is the
+//! one place that knows how an error looks; `openapi` documents all of it, and `/docs` shows it.
 //!
 //! Nothing here decides about stock, and nothing here writes it.
 
