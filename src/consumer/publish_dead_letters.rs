@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
-use crate::kafka::client;
+use crate::kafka::client::{self, LibraryLog};
 use crate::limits;
 use crate::store::{DeadLetter, Store};
 use crate::telemetry::metrics as names;
@@ -28,11 +28,11 @@ pub(super) fn start(
     owned: watch::Receiver<Vec<i32>>,
     stop: CancellationToken,
 ) -> Result<JoinHandle<()>, KafkaError> {
-    let producer: FutureProducer = client::config(&config.kafka_brokers)
+    let producer: FutureProducer<LibraryLog> = client::config(&config.kafka_brokers)
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("message.timeout.ms", limits::MESSAGE_TIMEOUT.as_millis().to_string())
-        .create()?;
+        .create_with_context(LibraryLog)?;
     let topic = config.dead_letter_topic.clone();
     Ok(tokio::spawn(async move {
         loop {
@@ -47,7 +47,7 @@ pub(super) fn start(
 }
 
 /// Publishes what is there, oldest first, until nothing is left or something fails.
-async fn publish_all(store: &Store, partitions: &[i32], producer: &FutureProducer, topic: &str) {
+async fn publish_all(store: &Store, partitions: &[i32], producer: &FutureProducer<LibraryLog>, topic: &str) {
     loop {
         let letters = match store.load_dead_letters(partitions).await {
             Ok(letters) if letters.is_empty() => return,
@@ -71,7 +71,7 @@ async fn publish_all(store: &Store, partitions: &[i32], producer: &FutureProduce
     }
 }
 
-async fn publish(producer: &FutureProducer, topic: &str, letter: &DeadLetter) -> Result<(), KafkaError> {
+async fn publish(producer: &FutureProducer<LibraryLog>, topic: &str, letter: &DeadLetter) -> Result<(), KafkaError> {
     let key = format!("{}.{}.{}", letter.partition, letter.offset, letter.index);
     let headers = OwnedHeaders::new().insert(Header { key: "reason", value: Some(letter.reason.as_bytes()) });
     let record = FutureRecord::to(topic).key(&key).payload(&letter.raw).headers(headers);

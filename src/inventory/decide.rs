@@ -110,9 +110,7 @@ impl State {
 
     /// What differs from the snapshot; a SKU whose stock differs gets the number of its next movement.
     fn into_changes(self, snapshot: &Snapshot) -> Changes {
-        let units =
-            self.units.into_iter().filter(|(who, units)| snapshot.units.get(who).unwrap_or(&0) != units).collect();
-        let mut changes = Changes { log_time: self.log_time, skus: BTreeMap::new(), units };
+        let mut changes = Changes { log_time: self.log_time, skus: BTreeMap::new(), units: self.units };
         for (id, after) in self.skus {
             let before = snapshot.skus.get(&id);
             if before == Some(&after) {

@@ -169,7 +169,7 @@ pub struct Changes {
     pub log_time: Millis,
     /// The SKUs that changed.
     pub skus: BTreeMap<SkuId, SkuChange>,
-    /// Units that users hold or own now, where the batch changed them.
+    /// Units that the users of the batch hold or own after it, changed or not: a hint that was lost heals at the user's next request.
     pub units: BTreeMap<(SkuId, UserId), i64>,
 }
 

@@ -121,7 +121,7 @@ impl BatchTransaction<'_> {
                 partition,
                 log_time: self.head.log_time_before,
                 skus: load_skus(&mut self.conn, partition, &asked).await?,
-                known: load_known(&mut self.conn, &asked).await?,
+                known: load_known(&mut self.conn, partition, &asked).await?,
                 units: load_units(&mut self.conn, &asked).await?,
             })
         };
@@ -235,16 +235,20 @@ async fn load_skus(
     rows.iter().map(|row| entry_of(row).map(|entry| (entry.sku_id, entry.sku))).collect()
 }
 
-async fn load_known(conn: &mut PgConnection, asked: &Asked) -> Result<BTreeSet<Uuid>, StoreError> {
+/// Ids that have their decision in this partition. Poison of another one says nothing here: a copy that was sent to the wrong partition
+/// must not make the right one a duplicate. Reservations are looked up by their primary key, which is one over all partitions: an id
+/// that somebody used for two SKUs is a duplicate, not a violated key that halts the second.
+async fn load_known(conn: &mut PgConnection, partition: i32, asked: &Asked) -> Result<BTreeSet<Uuid>, StoreError> {
     let known: Vec<Uuid> = ask(
         "load known ids",
         limits::STATEMENT_DEADLINE,
         sqlx::query_scalar(
             "/* load_known */ SELECT reservation_id FROM reservation WHERE reservation_id = ANY($1)
-             UNION ALL SELECT command_id FROM command WHERE command_id = ANY($1)
-             UNION ALL SELECT command_id FROM poison WHERE command_id = ANY($1) AND command_id IS NOT NULL",
+             UNION ALL SELECT command_id FROM command WHERE command_id = ANY($1) AND partition = $2
+             UNION ALL SELECT command_id FROM poison WHERE command_id = ANY($1) AND command_id IS NOT NULL AND partition = $2",
         )
         .bind(&asked.ids)
+        .bind(smallint(partition))
         .fetch_all(conn),
     )
     .await?;

@@ -78,7 +78,7 @@ async fn poison_is_kept_answered_and_sent_to_the_dead_letters() {
         &world.topic,
         0,
         "s",
-        &[b"nonsense", &record(&[elsewhere.clone()]), &patched, &record(&[good.clone()])],
+        &[b"nonsense", &record(std::slice::from_ref(&elsewhere)), &patched, &record(std::slice::from_ref(&good))],
     );
     let consumer = world.consume();
     world.wait_for_position(0, 5).await;

@@ -9,6 +9,8 @@ mod cli_commands;
 mod consumer_partition;
 mod decide_properties;
 mod decide_table;
+mod e2e_faults;
+mod e2e_sale;
 mod http_refusals;
 mod http_reservations;
 mod http_server;

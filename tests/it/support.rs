@@ -12,4 +12,5 @@ pub mod oracle;
 pub mod proxy;
 pub mod redis;
 pub mod services;
+pub mod site;
 pub mod wait;

@@ -14,6 +14,7 @@ pub struct Database {
     pub url: String,
     /// The topic that its partition rows are about.
     pub topic: String,
+    server: String,
     schema: String,
 }
 
@@ -25,13 +26,18 @@ pub fn server_url() -> String {
 impl Database {
     /// Makes the schema and its tables, with `partitions` partition rows for `topic`.
     pub async fn fresh(topic: &str, partitions: i32) -> Self {
+        let database = Self::empty_on(&server_url(), topic).await;
+        migrate(&database.url, topic, partitions).await.expect("the tables are made");
+        database
+    }
+
+    /// Makes the schema on some server; the tables are left to `flashsale migrate`.
+    pub async fn empty_on(server: &str, topic: &str) -> Self {
         let schema = fresh_name("schema").replace('-', "_");
-        let mut server = connect(&server_url()).await;
-        run(&mut server, &format!("CREATE SCHEMA {schema}")).await;
-        let separator = if server_url().contains('?') { '&' } else { '?' };
-        let url = format!("{}{separator}options=-csearch_path%3D{schema}", server_url());
-        migrate(&url, topic, partitions).await.expect("the tables are made");
-        Self { url, topic: topic.to_owned(), schema }
+        run(&mut connect(server).await, &format!("CREATE SCHEMA {schema}")).await;
+        let separator = if server.contains('?') { '&' } else { '?' };
+        let url = format!("{server}{separator}options=-csearch_path%3D{schema}");
+        Self { url, topic: topic.to_owned(), server: server.to_owned(), schema }
     }
 
     /// A connection to look into the tables.
@@ -65,7 +71,7 @@ impl Database {
 
     /// Drops the schema; a failed test leaves it behind for a look.
     pub async fn drop(self) {
-        run(&mut connect(&server_url()).await, &format!("DROP SCHEMA {} CASCADE", self.schema)).await;
+        run(&mut connect(&self.server).await, &format!("DROP SCHEMA {} CASCADE", self.schema)).await;
     }
 
     /// Everything that must hold at any moment, asked from outside: each query finds nothing.
