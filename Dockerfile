@@ -7,7 +7,7 @@ ARG GIT_REVISION=unknown
 # of a layer, so the program is copied out in the same step. `locked`: two builds at once must not share a target folder.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
-    FLASHSALE_GIT_REVISION=$GIT_REVISION cargo build --release --locked && cp target/release/flashsale /flashsale
+    FLASHSALE_GIT_REVISION=$GIT_REVISION cargo build --profile dist --locked && cp target/dist/flashsale /flashsale
 
 # No shell and no package manager: the program, the C library that librdkafka needs, certificates. User 65532.
 FROM gcr.io/distroless/cc-debian12:nonroot AS runtime

@@ -1,6 +1,6 @@
 # The commands of the project. Each is a script in scripts/ that says at its top what it does.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check clean
+.PHONY: help setup run test check bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,6 +16,9 @@ test: ## run every test, on real servers; one: make test ARGS="--test it fence"
 
 check: ## format, lints, documentation, licences, scripts
 	@scripts/check.sh
+
+bench: ## the numbers of docs/benchmarks.md, measured here
+	@scripts/bench.sh $(ARGS)
 
 clean: ## remove what was built and the data of make run
 	@scripts/clean.sh

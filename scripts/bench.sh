@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The benchmarks of docs/benchmarks.md on private servers with fsync on: `make bench`.
+# BENCH_ROWS, BENCH_BATCHES, BENCH_IDLE and BENCH_REQUESTS change their sizes (see benches/*.rs); arguments choose: bench.sh batch
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+main() {
+  "$ROOT/scripts/setup.sh"
+  use_rust
+  cargo build --release --locked --benches
+  WORK=$(mktemp -d "${TMPDIR:-/tmp}/flashsale-bench.XXXXXX")
+  trap '"$ROOT/scripts/services.sh" clean "$WORK/services" || true; rm -rf "$WORK"' EXIT
+  chmod 711 "$WORK" # Postgres runs as a user of its own and must pass through
+  mkdir -p "$WORK/services"
+  local addresses bench
+  addresses=$("$ROOT/scripts/services.sh" start "$WORK/services")
+  eval "$addresses"
+  for bench in "${@:-batch service}"; do
+    # shellcheck disable=SC2086 # the default is two words
+    for name in $bench; do cargo bench --locked --bench "$name"; done
+  done
+}
+main "$@"
