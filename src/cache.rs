@@ -15,7 +15,7 @@
 //! Vouching for absence presumes an instance that keeps what it was told until it expires, or forgets everything at once: no
 //! persistence, `maxmemory-policy noeviction`. One server, not a cluster: the scripts make their keys themselves.
 //!
-//! Calls on the path of a request have a deadline of [`limits::REDIS_DEADLINE`] and a [`breaker`]; everything else runs beside it with
+//! Calls on the path of a request have a deadline of [`limits::REDIS_DEADLINE`] and a breaker; everything else runs beside it with
 //! [`limits::REDIS_BACKGROUND_DEADLINE`].
 
 mod admit;

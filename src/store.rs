@@ -1,8 +1,8 @@
 //! Postgres: truth, position and fence in one transaction.
 //!
-//! [`Store`] answers reads from a pool (`reads`, `catalogue`); the writer of a partition owns a plain connection of its own
-//! ([`writer`]), on which each batch is one transaction ([`batch`]). SQL stands in the function that runs it, opens with a comment that
-//! names that function (so `pg_stat_activity` is readable), and is set-based: a fixed number of statements per batch, whatever its size.
+//! [`Store`] answers reads from a pool; the writer of a partition owns a plain connection of its own ([`Writer`]), on which each batch is one
+//! transaction ([`BatchTransaction`]). SQL stands in the function that runs it, opens with a comment that names that function (so
+//! `pg_stat_activity` is readable), and is set-based: a fixed number of statements per batch, whatever its size.
 
 mod batch;
 mod catalogue;

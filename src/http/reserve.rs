@@ -22,7 +22,7 @@ use super::views::{AcceptedView, ReservationView, status_url};
 use crate::admission::{Admitted, Publish, Refusal, Replay, ReserveRequest};
 use crate::clock::{Millis, rfc3339};
 use crate::ids::{IdempotencyKey, Quantity, SkuId, Ticket, UserId};
-use crate::ingress::Delivery;
+use crate::ingress::{Delivery, NotSent};
 use crate::inventory::{Command, Reserve};
 use crate::limits;
 use crate::status::StatusAnswer;
@@ -96,7 +96,7 @@ async fn publish(
     request_id: RequestId,
     wait: Option<Wait>,
 ) -> Result<Response, Problem> {
-    let (id, partition) = (admitted.id, admitted.partition);
+    let (id, partition, maybe_accepted) = (admitted.id, admitted.partition, admitted.maybe_accepted);
     // Registered before the publish, so that no wake-up can fall between.
     let waiter = wait.map(|wait| (wait, app.waiters.register(id)));
     let ReserveRequest { user, sku, quantity, received_at_us, .. } = request;
@@ -118,7 +118,7 @@ async fn publish(
             Some((wait, waiter)) => Ok(await_decision(app, id, ticket, wait, waiter).await),
             None => Ok(accepted(app, id, Some(ticket))),
         },
-        Delivery::NotSent(why) => Err(not_sent(why)),
+        Delivery::NotSent(why) => Err(not_sent_now(why, maybe_accepted)),
         Delivery::Unknown => Err(unknown(Code::QueueUnavailable, id)),
     }
 }
@@ -177,6 +177,15 @@ async fn replay_after_wait(app: &Arc<App>, replay: Replay, wait: Wait) -> Result
         if !app.woken(&mut waiter, deadline).await {
             return Ok(accepted(app, replay.id, replay.ticket));
         }
+    }
+}
+
+/// 503: this try is not in the log; an earlier one with the same key may be.
+fn not_sent_now(why: NotSent, maybe_accepted: Option<Uuid>) -> Problem {
+    match (maybe_accepted, why) {
+        (None, why) => not_sent(why),
+        (Some(id), NotSent::Full) => unknown(Code::Overloaded, id),
+        (Some(id), NotSent::Unavailable) => unknown(Code::QueueUnavailable, id),
     }
 }
 
@@ -259,6 +268,13 @@ mod tests {
         ];
         let table: Vec<_> = cases.iter().map(|body| serde_json::json!([body, check(body)])).collect();
         insta::assert_json_snapshot!(table);
+    }
+
+    #[test]
+    fn a_try_that_failed_says_nothing_about_an_earlier_one() {
+        let outcome = |maybe_accepted| not_sent_now(NotSent::Full, maybe_accepted).nested_body()["outcome"].clone();
+        assert_eq!(outcome(None), "none");
+        assert_eq!(outcome(Some(Uuid::nil())), "unknown");
     }
 
     #[test]
