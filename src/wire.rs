@@ -12,11 +12,15 @@
 //! this one skips. Anything that an older build must not skip gets a new version, which an older build does not decide.
 //! Decoding never panics and takes nothing on trust: it is the same check as at the front door, because the log has other doors.
 
+mod reader;
+
 use uuid::Uuid;
 
 use crate::ids::{Quantity, SkuId, UserId};
 use crate::inventory::{Command, Configure, LatePayment, PoisonReason, Reserve, Settings, Unfit};
 use crate::limits;
+
+pub(crate) use reader::Reader;
 
 const MAGIC: [u8; 2] = *b"FS";
 /// The version that this build writes, and the newest that it decides.
@@ -257,49 +261,4 @@ fn read_configure(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Comman
     let is_creation_complete = seen_version > 0 || on_hand.is_some();
     let is_good = is_bounded && is_creation_complete && settings.check().is_empty();
     is_good.then(|| Command::Configure(Configure { id, sku: sku.clone(), pin, seen_version, on_hand, settings }))
-}
-
-/// Takes bytes from the front; `None` when there are too few.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(|[b]| b)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn i64(&mut self) -> Option<i64> {
-        self.array().map(i64::from_le_bytes)
-    }
-
-    /// Outer `None`: broken; inner: absent.
-    fn optional(&mut self) -> Option<Option<i64>> {
-        match self.u8()? {
-            0 => Some(None),
-            1 => self.i64().map(Some),
-            _ => None,
-        }
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        let len = self.u8()?;
-        std::str::from_utf8(self.take(usize::from(len))?).ok()
-    }
 }

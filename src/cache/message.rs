@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::effects::{BatchEffects, SkuHint};
 use crate::ids::SkuId;
 use crate::limits;
+use crate::wire::Reader;
 
 const MAGIC: [u8; 2] = *b"FE";
 const VERSION: u8 = 1;
@@ -71,38 +72,22 @@ pub fn decode(bytes: &[u8]) -> Option<Message> {
         return None;
     }
     let partition = i32::from_le_bytes(from.array()?);
-    let epoch = i64::from_le_bytes(from.array()?);
-    let position = i64::from_le_bytes(from.array()?);
-    let count = usize::try_from(u32::from_le_bytes(from.array()?)).ok()?;
+    let epoch = from.i64()?;
+    let position = from.i64()?;
+    let count = usize::try_from(from.u32()?).ok()?;
     // Taken as one piece first: a count that the bytes don't hold allocates nothing.
     let ids = from.take(count.checked_mul(16)?)?;
     let decided = ids.chunks_exact(16).map(|id| Uuid::from_slice(id).expect("a chunk is 16 bytes")).collect();
-    let count = u16::from_le_bytes(from.array()?);
+    let count = from.u16()?;
     let skus = (0..count).map(|_| read_hint(&mut from)).collect::<Option<_>>()?;
     from.0.is_empty().then_some(Message { partition, epoch, position, decided, skus })
 }
 
 fn read_hint(from: &mut Reader<'_>) -> Option<SkuHint> {
-    let [length] = from.array()?;
-    let sku = SkuId::parse(std::str::from_utf8(from.take(usize::from(length))?).ok()?).ok()?;
-    let available = i64::from_le_bytes(from.array()?);
-    let [flags] = from.array()?;
+    let sku = SkuId::parse(from.text()?).ok()?;
+    let available = from.i64()?;
+    let flags = from.u8()?;
     Some(SkuHint { sku, available, holds_pending: flags & HOLDS_PENDING != 0, is_configured: flags & CONFIGURED != 0 })
-}
-
-/// Takes bytes from the front; `None` when there are too few.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
 }
 
 #[cfg(test)]
