@@ -61,8 +61,9 @@ COMMENT ON TABLE reservation IS 'One row per decided reserve command: its first 
 COMMENT ON COLUMN reservation.status IS '1 RESERVED, 2 REJECTED, 3 CONFIRMED, 4 CANCELLED, 5 EXPIRED (Status in src/inventory/decision.rs)';
 COMMENT ON COLUMN reservation.log_time IS 'Log time of the decision: accepted_at in every answer.';
 COMMENT ON COLUMN reservation.available IS 'Only SOLD_OUT: units that were left. holds_pending likewise; user_limit and remaining belong to USER_LIMIT.';
--- Lists a user's reservations and gives their live units. The hash keeps the index narrow; readers compare user_id too.
-CREATE INDEX reservation_user_hash ON reservation (user_hash);
+-- Gives a user's live units, and nothing else: refused requests must not slow the next decision, however many there are. The hash keeps
+-- the index narrow; readers compare user_id too.
+CREATE INDEX reservation_user_units ON reservation (user_hash) WHERE status IN (1, 3);
 -- Finds the rows of a batch for audits without a B-tree on the hot path.
 CREATE INDEX reservation_log_offset ON reservation USING brin (log_offset) WITH (pages_per_range = 32);
 

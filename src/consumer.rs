@@ -86,7 +86,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// True once the group has given this process its share, even an empty one (standby).
+    /// True while the group has given this process its share, even an empty one (standby).
     pub fn has_joined(&self) -> bool {
         self.has_joined.load(Ordering::Relaxed)
     }
@@ -135,9 +135,11 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
                 Some(Event::Revoked { partitions, done }) => {
                     tracing::info!(partition.count = partitions.len(), "partitions revoked");
                     workers.stop(limits::REVOKE_DEADLINE).await;
+                    health.has_joined.store(false, Ordering::Relaxed);
                     // The poll thread may have given up waiting; the fence covers what we still do.
                     let _ = done.send(());
                 }
+                Some(Event::LogChanged) => workers.restart().await,
                 Some(Event::Failed(error)) => break Err(ConsumerError::Kafka(error)),
             },
         }
@@ -159,16 +161,27 @@ struct Workers {
     controls: mpsc::Sender<poll::Control>,
     running: JoinSet<(i32, PartitionEnd)>,
     stops: HashMap<i32, CancellationToken>,
+    /// The assignment that they belong to.
+    generation: u64,
     /// The partitions assigned now, for whoever works on them beside the workers.
     owned: watch::Sender<Vec<i32>>,
 }
 
 impl Workers {
     fn new(config: Config, deps: Deps, controls: mpsc::Sender<poll::Control>, owned: watch::Sender<Vec<i32>>) -> Self {
-        Self { config: Arc::new(config), deps, controls, running: JoinSet::new(), stops: HashMap::new(), owned }
+        Self {
+            config: Arc::new(config),
+            deps,
+            controls,
+            running: JoinSet::new(),
+            stops: HashMap::new(),
+            generation: 0,
+            owned,
+        }
     }
 
     fn start(&mut self, generation: u64, partitions: &[i32]) {
+        self.generation = generation;
         for &partition in partitions {
             let stop = CancellationToken::new();
             if let Some(old) = self.stops.insert(partition, stop.clone()) {
@@ -185,6 +198,13 @@ impl Workers {
             self.running.spawn(partition.run());
         }
         self.owned.send_replace(self.stops.keys().copied().collect());
+    }
+
+    /// Ends every worker and lets each claim again, which checks its log.
+    async fn restart(&mut self) {
+        let partitions: Vec<i32> = self.stops.keys().copied().collect();
+        self.stop(limits::REVOKE_DEADLINE).await;
+        self.start(self.generation, &partitions);
     }
 
     /// The next worker that ended; pends for ever while none runs.

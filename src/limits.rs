@@ -261,7 +261,7 @@ pub const FETCH_AHEAD_KIB_MAX: usize = 16 * 1024;
 pub const RECLAIM_ATTEMPTS_MAX: u32 = 3;
 /// Base of the jittered wait before such a claim.
 pub const RECLAIM_WAIT: Duration = Duration::from_millis(200);
-/// How often a halted partition looks whether an operator resumed it, and a healthy one whether its log is still whole.
+/// How often a halted partition looks whether an operator resumed it.
 pub const HALT_RECHECK_EVERY: Duration = Duration::from_secs(1);
 /// How soon the client library fetches again after its queue was full (its default of a second would stall a partition).
 pub const FETCH_BACKOFF: Duration = Duration::from_millis(5);
@@ -281,7 +281,9 @@ pub const LOG_PROBE_DEADLINE_MIN: Duration = Duration::from_millis(1);
 pub const POISON_PER_BATCH_MAX: usize = 50;
 /// Dead letters published in one round.
 pub const DEAD_LETTERS_PER_ROUND: i64 = 100;
-/// How often unpublished dead letters are looked for when nobody said that there are some.
+/// Bytes of a dead letter that the client library accepts: far above what a broker takes into the log by default (1 MiB).
+pub const DEAD_LETTER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How often unpublished dead letters are looked for.
 pub const DEAD_LETTER_EVERY: Duration = Duration::from_secs(5);
 
 // ---- Postgres ---------------------------------------------------------------------------------------------------------------

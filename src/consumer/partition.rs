@@ -70,7 +70,11 @@ impl Partition {
             }
             match end {
                 End::Stopped => break PartitionEnd::Stopped,
-                End::ClaimAgain => {}
+                End::ClaimAgain => {
+                    if self.pause(jittered(limits::RECLAIM_WAIT)).await.is_stopped() {
+                        break PartitionEnd::Stopped;
+                    }
+                }
                 End::GivenUp => {
                     self.stop.cancelled().await;
                     break PartitionEnd::Stopped;

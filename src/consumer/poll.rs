@@ -8,7 +8,7 @@
 //! was not claimed, and a database that is away delays the start instead of costing the membership. `auto.offset.reset=error`: a
 //! position outside the log is reported, never moved.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,6 +44,8 @@ pub(super) enum Event {
     Assigned { generation: u64, partitions: Vec<i32> },
     /// They are not ours any more; the thread waits (bounded) for `done`.
     Revoked { partitions: Vec<i32>, done: std::sync::mpsc::SyncSender<()> },
+    /// A position is outside its partition's log: nothing is fetched from there until it is claimed again.
+    LogChanged,
     /// The client can't go on.
     Failed(KafkaError),
 }
@@ -140,8 +142,8 @@ struct Route {
 struct Shared {
     /// Counts assignments and revocations: a `Fetch` of an older one is void.
     generation: u64,
-    /// Assigned partitions whose worker has not said yet where to start.
-    awaited: usize,
+    /// Assigned partitions whose worker has not said yet where to start, or that it has to wait.
+    awaited: HashSet<i32>,
     routes: HashMap<i32, Route>,
 }
 
@@ -179,7 +181,7 @@ impl ConsumerContext for Group {
             let generation = {
                 let mut shared = self.shared();
                 shared.generation += 1;
-                shared.awaited = numbers.len();
+                shared.awaited = numbers.iter().copied().collect();
                 shared.routes.clear();
                 shared.generation
             };
@@ -194,7 +196,7 @@ impl ConsumerContext for Group {
         {
             let mut shared = self.shared();
             shared.generation += 1;
-            shared.awaited = 0;
+            shared.awaited.clear();
             shared.routes.clear();
         }
         let (done, is_done) = std::sync::mpsc::sync_channel(limits::REVOKE_ANSWERS);
@@ -262,13 +264,15 @@ impl Poller {
                     if generation == shared.generation =>
                 {
                     let route = Route { records, decided, acked: -1, next: position, waiting: VecDeque::new() };
-                    if shared.routes.insert(partition, route).is_none() {
-                        shared.awaited = shared.awaited.saturating_sub(1);
-                    }
+                    shared.routes.insert(partition, route);
+                    shared.awaited.remove(&partition);
                     is_changed = true;
                 }
                 Control::Fetch { .. } => {} // Of an assignment that is over: its worker is being stopped.
-                Control::Park { partition } => is_changed |= shared.routes.remove(&partition).is_some(),
+                Control::Park { partition } => {
+                    shared.awaited.remove(&partition);
+                    is_changed |= shared.routes.remove(&partition).is_some();
+                }
             }
         }
         if is_changed {
@@ -279,12 +283,18 @@ impl Poller {
     /// Assigns what is claimed, each partition at the next offset that its worker has not got. The library drops what it had fetched.
     fn assign_routes(&self) {
         let shared = self.consumer.context().shared();
-        let mut positions = TopicPartitionList::new();
+        let (mut positions, mut resumed) = (TopicPartitionList::new(), TopicPartitionList::new());
         let added = shared.routes.iter().try_for_each(|(partition, route)| {
+            if route.waiting.is_empty() {
+                resumed.add_partition(&self.topic, *partition);
+            }
             positions.add_partition_offset(&self.topic, *partition, Offset::Offset(route.next))
         });
         drop(shared);
-        if let Err(error) = added.and_then(|()| self.consumer.assign(&positions)) {
+        // A pause outlives an assignment: what was paused when its route ended would never be fetched again.
+        let assigned =
+            added.and_then(|()| self.consumer.assign(&positions)).and_then(|()| self.consumer.resume(&resumed));
+        if let Err(error) = assigned {
             self.consumer.context().send(Event::Failed(error));
         }
     }
@@ -294,7 +304,7 @@ impl Poller {
     fn hand_over_waiting(&self) -> bool {
         let mut resumed = TopicPartitionList::new();
         let mut shared = self.consumer.context().shared();
-        let mut is_busy = shared.awaited > 0;
+        let mut is_busy = !shared.awaited.is_empty();
         for (partition, route) in &mut shared.routes {
             let was_waiting = !route.waiting.is_empty();
             while let Some(record) = route.waiting.pop_front() {
@@ -340,7 +350,11 @@ impl Poller {
     fn report(&self, error: KafkaError) {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal) => self.consumer.context().send(Event::Failed(error)),
-            // The workers' own look at the log finds out what it means, and halts if it must.
+            // The library stops fetching and does not say which partition: every worker looks at its log again, and halts if it must.
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                tracing::warn!(error = %error, "a position is outside the log");
+                self.consumer.context().send(Event::LogChanged);
+            }
             _ => tracing::warn!(error = %error, "kafka poll reports an error"),
         }
     }

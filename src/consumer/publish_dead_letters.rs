@@ -32,12 +32,15 @@ pub(super) fn start(
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("message.timeout.ms", limits::MESSAGE_TIMEOUT.as_millis().to_string())
+        // Whatever a broker took into the log fits: poison can be any size.
+        .set("message.max.bytes", limits::DEAD_LETTER_BYTES_MAX.to_string())
         .create_with_context(LibraryLog)?;
     let topic = config.dead_letter_topic.clone();
     Ok(tokio::spawn(async move {
         loop {
             let partitions = owned.borrow().clone();
-            publish_all(&store, &partitions, &producer, &topic).await;
+            // Cut off at a stop: what was not marked is published again by whoever owns the partition next.
+            stop.run_until_cancelled(publish_all(&store, &partitions, &producer, &topic)).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(limits::DEAD_LETTER_EVERY) => {}
@@ -46,7 +49,8 @@ pub(super) fn start(
     }))
 }
 
-/// Publishes what is there, oldest first, until nothing is left or something fails.
+/// Publishes what is there, oldest first. A letter that fails is left for the next round and holds nobody back; a round that failed
+/// throughout is the last for now.
 async fn publish_all(store: &Store, partitions: &[i32], producer: &FutureProducer<LibraryLog>, topic: &str) {
     loop {
         let letters = match store.load_dead_letters(partitions).await {
@@ -57,16 +61,26 @@ async fn publish_all(store: &Store, partitions: &[i32], producer: &FutureProduce
                 return;
             }
         };
+        let mut published = 0;
         for letter in &letters {
             if let Err(error) = publish(producer, topic, letter).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "could not publish a dead letter yet");
-                return;
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    kafka.partition = letter.partition,
+                    offset = letter.offset,
+                    "could not publish a dead letter yet"
+                );
+                continue;
             }
             if let Err(error) = store.mark_dead_letter_published(letter).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "could not mark a dead letter");
                 return;
             }
             counter!(names::DEAD_LETTERS).increment(1);
+            published += 1;
+        }
+        if published == 0 {
+            return;
         }
     }
 }

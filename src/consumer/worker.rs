@@ -35,8 +35,8 @@ pub(super) enum BatchEnd {
     Stopped,
     /// Another writer owns the partition.
     Fenced,
-    /// The position in the database is another one than expected, though the claim is still ours (a failover moved it back), or the client
-    /// skipped records: start again from what is stored.
+    /// The position in the database is another one than expected, though the claim is still ours (a failover moved it back), or a trial met
+    /// passing trouble: start again from what is stored.
     ClaimAgain,
     /// A contradiction.
     Halt(String),
@@ -122,6 +122,10 @@ impl<'p> Worker<'p> {
 
     /// Waits for the first record, then takes whatever is there.
     async fn gather_batch(&mut self) -> Result<(), BatchEnd> {
+        // Seen here, because a batch that a carried record begins never waits for one.
+        if self.partition.stop.is_cancelled() {
+            return Err(BatchEnd::Stopped);
+        }
         self.gather.restart().map_err(end_of)?;
         while self.gather.is_empty() {
             let record = tokio::select! {
@@ -297,7 +301,7 @@ impl<'p> Worker<'p> {
     /// What a refusal before COMMIT means, by SQLSTATE class.
     async fn judge_refusal(&mut self, error: &StoreError) -> Attempt {
         let code = error.sqlstate().unwrap_or_default();
-        let reason = format!("{error}: SQLSTATE {code} {}", error.constraint().unwrap_or_default());
+        let reason = refusal_text(error);
         match code.get(..2).unwrap_or_default() {
             "22" => Attempt::Poison,
             // A broken assumption of ours (23505), or the last guard against a bug (23514): never tried again.
@@ -410,10 +414,14 @@ impl<'p> Worker<'p> {
                 Err(error) => Err(tx.roll_back(error).await),
             }
         };
-        // Whatever else goes wrong during a trial goes wrong again, or not, when the worker starts anew from the stored position.
-        trial.await.map_err(|error: BatchError| match error {
+        trial.await.map_err(|error| match error {
             BatchError::Fenced => BatchEnd::Fenced,
-            _ => BatchEnd::ClaimAgain,
+            BatchError::Contradiction(what) => BatchEnd::Halt(what),
+            BatchError::Refused(error) if error.sqlstate().is_some_and(|code| code.starts_with("23")) => {
+                BatchEnd::Halt(refusal_text(&error))
+            }
+            // Passing trouble: the worker starts anew from the stored position, after a pause.
+            BatchError::Refused(_) | BatchError::Lost(_) | BatchError::Doubtful(_) => BatchEnd::ClaimAgain,
         })
     }
 
@@ -448,6 +456,12 @@ impl<'p> Worker<'p> {
             }
         }
     }
+}
+
+/// A refusal of the server, for people: what was attempted, the code, the constraint.
+fn refusal_text(error: &StoreError) -> String {
+    let (code, constraint) = (error.sqlstate().unwrap_or_default(), error.constraint().unwrap_or_default());
+    format!("{error}: SQLSTATE {code} {constraint}")
 }
 
 fn end_of(obstacle: Obstacle) -> BatchEnd {

@@ -19,10 +19,11 @@ impl Store {
             "read the last batch",
             limits::READ_DEADLINE,
             sqlx::query_as(
-                "/* load_last_effects */ WITH last AS (
-                   SELECT r.reservation_id, r.sku_id, r.user_id, r.user_hash FROM reservation r
-                   WHERE r.partition = $1
-                     AND r.log_offset >= (SELECT max(first_offset) FROM batch WHERE partition = $1))
+                "/* load_last_effects */ WITH range AS MATERIALIZED (
+                   SELECT first_offset, position FROM batch WHERE partition = $1 ORDER BY first_offset DESC LIMIT 1),
+                 last AS (
+                   SELECT r.reservation_id, r.sku_id, r.user_id, r.user_hash FROM reservation r, range
+                   WHERE r.partition = $1 AND r.log_offset >= range.first_offset AND r.log_offset < range.position)
                  SELECT last.reservation_id, last.sku_id, last.user_id,
                         (SELECT coalesce(sum(quantity), 0)::bigint FROM reservation u
                          WHERE u.user_hash = last.user_hash AND u.user_id = last.user_id AND u.sku_id = last.sku_id
