@@ -116,6 +116,23 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// The reservation's id, if nobody can say now whether an earlier request with the same key was accepted.
+    pub fn maybe_accepted(&self) -> Option<Uuid> {
+        match self {
+            Self::Overloaded { maybe_accepted }
+            | Self::Unavailable { maybe_accepted }
+            | Self::Halted { maybe_accepted } => *maybe_accepted,
+            Self::KeyReused
+            | Self::UnknownSku
+            | Self::SaleNotStarted { .. }
+            | Self::SaleEnded { .. }
+            | Self::UserLimit { .. }
+            | Self::SoldOut { .. } => None,
+        }
+    }
+}
+
 /// Handle; cheap to clone.
 #[derive(Clone)]
 pub struct Admission {

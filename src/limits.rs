@@ -323,6 +323,12 @@ pub const STATUS_READS_AT_ONCE: usize = 4;
 pub const WAITER_SWEEP_EVERY: Duration = Duration::from_millis(250);
 /// How long a read without a ticket waits until absence is proved.
 pub const ABSENCE_PROOF_WAIT: Duration = Duration::from_secs(2);
+/// How long after it was accepted a request of unknown outcome may still land in the log: it waited for its publish at most
+/// [`DELIVERY_WAIT`], and the client library tries for [`MESSAGE_TIMEOUT`]. Before that it is not called absent.
+pub const LANDING_WINDOW: Duration = Duration::from_secs(MESSAGE_TIMEOUT.as_secs() + DELIVERY_WAIT.as_secs());
+/// Requests of unknown outcome that are remembered for [`LANDING_WINDOW`]; beyond it no id is called absent for as long. A partition has at
+/// most one publish of [`PUBLISH_COMMANDS_MAX`] whose outcome can be unknown at once, so this covers 100 partitions.
+pub const UNKNOWN_OUTCOMES_MAX: usize = 50_000;
 /// How often positions are read while absence is being proved.
 pub const ABSENCE_PROOF_EVERY: Duration = Duration::from_millis(20);
 

@@ -6,11 +6,13 @@
 //! - a row is the truth;
 //! - no row and an offset below the position: there is no decision, and there never will be one;
 //! - an offset at or above the position, inside the log: QUEUED;
-//! - without a ticket, absence is proved by waiting until every partition has been decided up to a log end read meanwhile (`absence`).
+//! - without a ticket, absence is proved by waiting until every partition has been decided up to a log end read meanwhile (`absence`), and
+//!   only said of what can't be on its way into the log any more (`landing`).
 //!
 //! What can't be asked is never answered with absence. Queries collect their callers by natural batching (`reads`), proofs are shared.
 
 mod absence;
+mod landing;
 mod progress;
 mod reads;
 
@@ -23,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::clock::Clock;
 use crate::ids::Ticket;
 use crate::kafka::LogEnds;
 use crate::limits;
@@ -30,6 +33,7 @@ use crate::store::{PartitionRow, ReservationRow, Store};
 use crate::telemetry::metrics::STATUS_NOT_FOUND_AFTER_TICKET;
 use crate::waiters::Waiter;
 
+use landing::Landing;
 use progress::Progress;
 
 /// Where a reservation stands.
@@ -77,13 +81,15 @@ pub struct StatusReader {
     proofs: mpsc::Sender<absence::Ask>,
     log_ends: LogEnds,
     progress: Arc<Progress>,
+    landing: Arc<Landing>,
+    clock: Arc<dyn Clock>,
     not_found_after_ticket: Counter,
     _tasks: TaskTracker,
 }
 
 impl StatusReader {
-    /// A reader of `store` and of the log behind `log_ends`. Needs a tokio runtime.
-    pub fn start(store: Store, log_ends: LogEnds) -> Self {
+    /// A reader of `store` and of the log behind `log_ends`; `clock` tells how old an id is. Needs a tokio runtime.
+    pub fn start(store: Store, log_ends: LogEnds, clock: Arc<dyn Clock>) -> Self {
         let (reads, read_asks) = mpsc::channel(limits::STATUS_QUEUE_MAX);
         let (proofs, proof_asks) = mpsc::channel(limits::STATUS_QUEUE_MAX);
         let progress = Arc::new(Progress::default());
@@ -91,7 +97,8 @@ impl StatusReader {
         tasks.spawn(reads::serve(store.clone(), Arc::clone(&progress), read_asks));
         tasks.spawn(absence::serve(store, log_ends.clone(), proof_asks));
         let not_found_after_ticket = metrics::counter!(STATUS_NOT_FOUND_AFTER_TICKET);
-        Self { reads, proofs, log_ends, progress, not_found_after_ticket, _tasks: tasks }
+        let landing = Arc::new(Landing::default());
+        Self { reads, proofs, log_ends, progress, landing, clock, not_found_after_ticket, _tasks: tasks }
     }
 
     /// Positions and the id's row, read after this call began, together with whatever else is asked for.
@@ -152,6 +159,11 @@ impl StatusReader {
         self.progress.observe_end(ticket.partition, ticket.place.offset + 1);
     }
 
+    /// Notes that a client was told now that nobody knows whether `id` is in the log: it is not called absent before it can't land any more.
+    pub fn note_unknown(&self, id: Uuid) {
+        self.landing.note_unknown(id, Instant::now().into_std());
+    }
+
     /// When a request at `ticket`, delivered just now, may expect its decision, by what is known without asking anybody.
     pub fn eta_of_delivered(&self, ticket: Ticket) -> Option<Duration> {
         self.progress.eta_of_delivered(ticket)
@@ -187,11 +199,14 @@ impl StatusReader {
     }
 
     async fn prove_absence(&self, id: Uuid) -> Found {
+        // Asked before the log's ends are read: what can't land after this is inside them.
+        let may_land = self.landing.may_land(id, Instant::now().into_std(), self.clock.now());
         let (ask, answered) = absence::Ask::new(id);
         if self.proofs.try_send(ask).is_err() {
             return Found::Unavailable;
         }
         match tokio::time::timeout(limits::ABSENCE_PROOF_WAIT, answered).await {
+            Ok(Ok(Found::Absent)) if may_land => Found::Unavailable,
             Ok(Ok(found)) => found,
             Ok(Err(_)) | Err(_) => Found::Unavailable,
         }

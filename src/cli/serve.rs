@@ -157,7 +157,7 @@ impl Api {
             admission: Admission::start(Some(cache.clone()), store.clone(), catalogue.clone(), &services),
             catalogue: catalogue.clone(),
             ingress: ingress.clone(),
-            status: StatusReader::start(store.clone(), log_ends.clone()),
+            status: StatusReader::start(store.clone(), log_ends.clone(), Arc::clone(clock)),
             waiters: waiters.clone(),
             store: store.clone(),
             admin: SkuAdmin::new(store.clone(), ingress.clone(), waiters.clone(), log_ends.clone(), Arc::clone(clock)),

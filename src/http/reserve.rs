@@ -67,7 +67,17 @@ pub(super) async fn reserve(
     match app.admission.admit(&request).await {
         Admitted::Publish(admitted) => publish(&app, request, admitted, request_id, wait).await,
         Admitted::Replay(replay) => replay_answer(&app, &request, replay, wait).await,
-        Admitted::Refused(refusal) => Err(problem_of(refusal, app.clock.now())),
+        Admitted::Refused(refusal) => {
+            note_unknown(&app, refusal.maybe_accepted());
+            Err(problem_of(refusal, app.clock.now()))
+        }
+    }
+}
+
+/// Before its client is told `outcome: unknown`: the `status_url` of that answer must not be told 404 while the request may still land.
+fn note_unknown(app: &App, id: Option<Uuid>) {
+    if let Some(id) = id {
+        app.status.note_unknown(id);
     }
 }
 
@@ -118,8 +128,14 @@ async fn publish(
             Some((wait, waiter)) => Ok(await_decision(app, id, ticket, wait, waiter).await),
             None => Ok(accepted(app, id, Some(ticket))),
         },
-        Delivery::NotSent(why) => Err(not_sent_now(why, maybe_accepted)),
-        Delivery::Unknown => Err(unknown(Code::QueueUnavailable, id)),
+        Delivery::NotSent(why) => {
+            note_unknown(app, maybe_accepted);
+            Err(not_sent_now(why, maybe_accepted))
+        }
+        Delivery::Unknown => {
+            note_unknown(app, Some(id));
+            Err(unknown(Code::QueueUnavailable, id))
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A request with this id may be anywhere in the log, undecided. So: read where every partition ends (after the question came), wait until
 //! every partition's position has passed that end, read the row once more. If there still is none, there was no such request. One round of
-//! ends serves all who asked before it, and one query for positions serves all open rounds.
+//! ends serves all who asked before it, and one query for positions serves all open rounds. A request whose publish has an unknown outcome
+//! may land behind those ends: `landing` knows which, and whoever asks here takes its word first.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,10 @@
 //! Status answers against a real Postgres and a real log. The writer is played by SQL: rows and positions as a batch would leave them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use flashsale::clock::{Clock, Millis, SystemClock};
 use flashsale::ids::{self, Place, Ticket};
 use flashsale::inventory::Status;
 use flashsale::kafka::LogEnds;
@@ -21,6 +24,17 @@ struct Bench {
     database: Database,
     topic: String,
     status: StatusReader,
+    clock: Arc<AheadClock>,
+}
+
+/// The machine's clock, so many milliseconds ahead.
+#[derive(Default)]
+struct AheadClock(AtomicI64);
+
+impl Clock for AheadClock {
+    fn now(&self) -> Millis {
+        SystemClock.now() + self.0.load(Ordering::SeqCst)
+    }
 }
 
 impl Bench {
@@ -28,8 +42,15 @@ impl Bench {
         let topic = fresh_topic(PARTITIONS).await;
         let database = Database::fresh(&topic, PARTITIONS).await;
         let log_ends = LogEnds::start(&brokers(), &topic).expect("starts");
-        let status = StatusReader::start(database.store(), log_ends);
-        Self { database, topic, status }
+        let clock = Arc::new(AheadClock::default());
+        let status = StatusReader::start(database.store(), log_ends, clock.clone());
+        Self { database, topic, status, clock }
+    }
+
+    /// From now on, ids that were just made are old: nothing of theirs can be on its way into the log.
+    fn let_ids_grow_old(&self) {
+        let window = i64::try_from(limits::LANDING_WINDOW.as_millis()).expect("seconds");
+        self.clock.0.fetch_add(window + 60_000, Ordering::SeqCst);
     }
 
     /// Puts some records into the log; their content does not matter here.
@@ -57,6 +78,10 @@ impl Bench {
     async fn find(&self, id: Uuid, ticket: Option<Ticket>) -> Found {
         self.status.find(id, ticket).await
     }
+}
+
+fn start_reader(store: Store, log_ends: LogEnds) -> StatusReader {
+    StatusReader::start(store, log_ends, Arc::new(SystemClock))
 }
 
 fn ticket(partition: i32, offset: i64, index: u16) -> Ticket {
@@ -110,8 +135,7 @@ async fn a_log_that_grew_is_seen_by_the_next_request() {
 async fn without_the_log_a_ticket_is_queued_unless_it_was_decided() {
     let topic = crate::support::kafka::fresh_name("away");
     let database = Database::fresh(&topic, PARTITIONS).await;
-    let status =
-        StatusReader::start(database.store(), LogEnds::start("127.0.0.1:1", &topic).expect("starts without brokers"));
+    let status = start_reader(database.store(), LogEnds::start("127.0.0.1:1", &topic).expect("starts without brokers"));
     database.run("UPDATE partition_state SET position = 4").await;
     let id = ids::fresh_id();
     let unknown = Found::Queued(Queued { ticket: ticket(0, 9, 0), queue_position: None, eta: None });
@@ -140,6 +164,7 @@ async fn a_halted_partition_promises_no_time() {
 #[tokio::test]
 async fn absence_is_said_when_every_partition_is_decided_up_to_the_end() {
     let bench = Bench::new().await;
+    bench.let_ids_grow_old();
     let started = Instant::now();
     assert_eq!(bench.find(ids::fresh_id(), None).await, Found::Absent, "an empty log has nothing");
     assert!(started.elapsed() < limits::ABSENCE_PROOF_WAIT, "and says so at once");
@@ -168,8 +193,30 @@ async fn absence_is_said_when_every_partition_is_decided_up_to_the_end() {
 }
 
 #[tokio::test]
+async fn what_may_still_land_is_not_called_absent() {
+    let bench = Bench::new().await;
+    // Made just now: it may be on its way into the log by any process.
+    let young = ids::fresh_id();
+    assert_eq!(bench.find(young, None).await, Found::Unavailable, "a record of unknown outcome may land later");
+    // It does.
+    bench.publish(0, 1);
+    bench.reserve(young, ticket(0, 0, 0)).await;
+    bench.decide_up_to(0, 1).await;
+    assert_reserved(bench.find(young, None).await, young);
+    // An id made of a key tells no time: the process that said "unknown" remembers it.
+    let keyed = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"k");
+    assert_eq!(bench.find(keyed, None).await, Found::Absent);
+    bench.status.note_unknown(keyed);
+    assert_eq!(bench.find(keyed, None).await, Found::Unavailable);
+    bench.let_ids_grow_old();
+    assert_eq!(bench.find(ids::fresh_id(), None).await, Found::Absent, "an old id can't land any more");
+    bench.database.drop().await;
+}
+
+#[tokio::test]
 async fn proofs_and_reads_are_shared_by_many() {
     let bench = Bench::new().await;
+    bench.let_ids_grow_old();
     let known = ids::fresh_id();
     bench.reserve(known, ticket(0, 0, 0)).await;
     bench.decide_up_to(0, 1).await;
@@ -242,7 +289,7 @@ async fn while_postgres_is_away_nothing_is_said_and_afterwards_all_is_as_before(
     let url = services.address("DATABASE_URL");
     flashsale::store::migrate(&url, &topic, PARTITIONS).await.expect("migrates");
     let store = Store::new(&url, &topic).expect("a legal URL");
-    let status = StatusReader::start(store, LogEnds::start(&brokers(), &topic).expect("starts"));
+    let status = start_reader(store, LogEnds::start(&brokers(), &topic).expect("starts"));
     publish_raw(&topic, 0, "A", &[b"x"]);
     let id = ids::fresh_id();
     let shown = Some(ticket(0, 0, 0));

@@ -69,7 +69,7 @@ impl Http {
             admission: Admission::start(Some(cache), store.clone(), catalogue.clone(), &services),
             catalogue,
             ingress: ingress.clone(),
-            status: StatusReader::start(store.clone(), log_ends.clone()),
+            status: StatusReader::start(store.clone(), log_ends.clone(), clock.clone()),
             waiters: waiters.clone(),
             store: store.clone(),
             admin: SkuAdmin::new(store.clone(), ingress.clone(), waiters, log_ends, clock.clone()),
