@@ -74,6 +74,7 @@ CREATE TABLE command (
   sku_id           text        NOT NULL,
   result           text        NOT NULL,
   detail           bigint,
+  fingerprint      bigint      NOT NULL,
   partition        smallint    NOT NULL,
   log_offset       bigint      NOT NULL,
   log_index        smallint    NOT NULL,
@@ -82,6 +83,7 @@ CREATE TABLE command (
 );
 COMMENT ON TABLE command IS 'One row per decided command that is not a reserve. A refused one is named by its place, so that it burns no id.';
 COMMENT ON COLUMN command.requested_id IS 'The id that the command carried.';
+COMMENT ON COLUMN command.fingerprint IS 'Hash of what was asked for: the same key with another body is told so, not "done".';
 COMMENT ON COLUMN command.result IS 'CREATED, CHANGED, or the code of the refusal.';
 COMMENT ON COLUMN command.detail IS 'settings_version for CREATED, CHANGED and SETTINGS_CHANGED; on_hand for STOCK_CHANGED.';
 

@@ -4,9 +4,9 @@
 //! module writes itself is one row, the pin of a new SKU. Read paths are plain questions to Postgres.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -16,7 +16,7 @@ use crate::inventory::{Command, Configure, Settings};
 use crate::kafka::LogEnds;
 use crate::limits;
 use crate::store::{CatalogueEntry, CommandRow, Store, StoreError};
-use crate::waiters::Waiters;
+use crate::waiters::{Waiter, Waiters};
 use crate::wire::Sent;
 
 /// Handle; cheap to clone.
@@ -27,6 +27,7 @@ pub struct SkuAdmin {
     waiters: Waiters,
     log_ends: LogEnds,
     clock: Arc<dyn Clock>,
+    stop_waiting: CancellationToken,
 }
 
 /// Create a SKU, or replace all its settings.
@@ -72,6 +73,8 @@ pub enum CommandRefusal {
     },
     /// The settings changed between reading them and the decision.
     SettingsChanged,
+    /// The same key named another change of this SKU before; this one was not made.
+    KeyReused,
     /// It could not be decided: a code for operators.
     Poisoned(String),
 }
@@ -93,6 +96,13 @@ pub enum PutError {
     Store(#[from] StoreError),
 }
 
+/// What is being waited for.
+struct Asked {
+    sku: SkuId,
+    id: Uuid,
+    fingerprint: i64,
+}
+
 /// Where an operator's command stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommandStatus {
@@ -107,9 +117,16 @@ pub enum CommandStatus {
 }
 
 impl SkuAdmin {
-    /// Over the parts of this process.
-    pub fn new(store: Store, ingress: Ingress, waiters: Waiters, log_ends: LogEnds, clock: Arc<dyn Clock>) -> Self {
-        Self { store, ingress, waiters, log_ends, clock }
+    /// Over the parts of this process. `stop_waiting` cancelled = whoever waits for a decision is told at once that there is none yet.
+    pub fn new(
+        store: Store,
+        ingress: Ingress,
+        waiters: Waiters,
+        log_ends: LogEnds,
+        clock: Arc<dyn Clock>,
+        stop_waiting: CancellationToken,
+    ) -> Self {
+        Self { store, ingress, waiters, log_ends, clock, stop_waiting }
     }
 
     /// Publishes the change and waits for its decision. The SKU's pin is made before, once and for ever.
@@ -131,53 +148,59 @@ impl SkuAdmin {
         };
         let PutSku { sku, on_hand, settings, request_id, .. } = put;
         let configure = Configure { id, sku: sku.clone(), pin, seen_version, on_hand, settings };
+        let asked = Asked { sku, id, fingerprint: configure.fingerprint() };
         let received_at_us = self.clock.now().saturating_mul(1000);
         let sent = Sent { received_at_us, request_id, command: Command::Configure(configure) };
         // Registered before the publish, so that no wake-up can fall between.
         let mut waiter = self.waiters.register(id);
         match self.ingress.submit(pin, sent).await {
-            Delivery::Delivered(ticket) => Ok(self.await_decision(&sku, id, ticket, &mut waiter).await),
+            Delivery::Delivered(ticket) => {
+                let deadline = Instant::now() + limits::ADMIN_DECISION_WAIT;
+                let decision = self.stop_waiting.run_until_cancelled(self.await_decision(&asked, ticket, &mut waiter));
+                // The command is in the log, whether somebody still waits for it or not.
+                let decided = tokio::time::timeout_at(deadline, decision).await.ok().flatten();
+                Ok(decided.unwrap_or(Put::Undecided { id, ticket }))
+            }
             Delivery::NotSent(why) => Err(PutError::NotSent(why)),
             Delivery::Unknown => Err(PutError::Unknown),
         }
     }
 
-    async fn await_decision(&self, sku: &SkuId, id: Uuid, ticket: Ticket, waiter: &mut crate::waiters::Waiter) -> Put {
-        let deadline = Instant::now() + limits::ADMIN_DECISION_WAIT;
+    /// Waits as long as it takes.
+    async fn await_decision(&self, asked: &Asked, ticket: Ticket, waiter: &mut Waiter) -> Put {
         loop {
-            match self.decision(sku, id, ticket).await {
+            match self.decision(asked, ticket).await {
                 Ok(Some(put)) => return put,
                 Ok(None) => {}
                 // The command is in the log whatever Postgres says now.
                 Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "could not read a command"),
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Put::Undecided { id, ticket };
-            }
             // On the command line nobody wakes us: look again by ourselves.
-            let pause: Duration = left.min(limits::COMMAND_POLL_EVERY);
-            if tokio::time::timeout(pause, waiter.woken()).await.is_err() {
-                continue;
-            }
+            let _ = tokio::time::timeout(limits::COMMAND_POLL_EVERY, waiter.woken()).await;
         }
     }
 
     /// The decision, if there is one, with the SKU as it is now.
-    async fn decision(&self, sku: &SkuId, id: Uuid, ticket: Ticket) -> Result<Option<Put>, StoreError> {
-        let Some(row) = self.store.load_command(id, ticket).await? else {
+    async fn decision(&self, asked: &Asked, ticket: Ticket) -> Result<Option<Put>, StoreError> {
+        let Some(row) = self.store.load_command(asked.id, ticket).await? else {
             return Ok(None);
         };
+        // This command is a duplicate of the row's, by its key, but it asks for something else: the writer left it out.
+        if row.fingerprint.is_some_and(|fingerprint| fingerprint != asked.fingerprint) {
+            return Ok(Some(Put::Refused(CommandRefusal::KeyReused)));
+        }
         let is_creation = row.result == "CREATED";
         if let Some(refusal) = refusal_of(&row) {
             return Ok(Some(Put::Refused(refusal)));
         }
-        let entry = self.load(sku).await?;
+        let entry = self.load(&asked.sku).await?;
         let decided = |entry| if is_creation { Put::Created(entry) } else { Put::Changed(entry) };
         Ok(entry.map(decided))
     }
 
     /// Where the command of this id and ticket stands: first the positions are read, then the row, then the log's end.
+    ///
+    /// What the command asked for is not known here: a key that was used for two changes while nothing was decided is told of the first.
     ///
     /// # Errors
     /// [`StoreError`].

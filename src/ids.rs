@@ -156,6 +156,14 @@ pub fn fingerprint(sku: &SkuId, quantity: Quantity) -> String {
     digest.simple().to_string()[..16].to_owned()
 }
 
+/// A stable 64-bit hash of what a named command asks for: another body under the same name has another one.
+pub fn body_hash64(kind: &str, body: &[u8]) -> i64 {
+    let digest = hash_fields(NAMESPACE, &[b"command body", kind.as_bytes(), body]);
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.as_bytes()[..8]);
+    i64::from_le_bytes(first)
+}
+
 /// Name of a refused command's row: its place in the log, so that a refusal burns nobody's id.
 pub fn refused_command_id(partition: i32, place: Place) -> Uuid {
     let mut bytes = Vec::with_capacity(24);

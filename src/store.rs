@@ -150,4 +150,6 @@ pub struct CommandRow {
     pub result: String,
     /// See the column's comment.
     pub detail: Option<i64>,
+    /// What it asked for, hashed ([`crate::inventory::Configure::fingerprint`]); absent for poison.
+    pub fingerprint: Option<i64>,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
 
 use super::{Failure, pretty, print};
 use crate::admin::{CommandRefusal, Put, PutError, PutSku, SkuAdmin};
@@ -120,7 +121,9 @@ async fn put(args: PutArgs, config: &Config, store: Store, is_json: bool) -> Res
     let producer = Producer::start(config.brokers(), &config.topic).map_err(unavailable)?;
     let log_ends = LogEnds::start(config.brokers(), &config.topic).map_err(unavailable)?;
     let ingress = Ingress::start(producer);
-    let admin = SkuAdmin::new(store.clone(), ingress.clone(), waiters, log_ends, Arc::new(SystemClock));
+    // Ctrl-C ends this process at once: nobody has to be told to stop waiting.
+    let never = CancellationToken::new();
+    let admin = SkuAdmin::new(store.clone(), ingress.clone(), waiters, log_ends, Arc::new(SystemClock), never);
     let outcome = admin.put(put).await;
     ingress.shutdown().await;
     match outcome {
@@ -161,6 +164,7 @@ fn refused(refusal: &CommandRefusal) -> Failure {
         CommandRefusal::SettingsChanged => {
             Failure::refused("SETTINGS_CHANGED: somebody else changed the settings at the same time")
         }
+        CommandRefusal::KeyReused => Failure::refused("IDEMPOTENCY_KEY_REUSED: the key named another change"),
         CommandRefusal::Poisoned(reason) => Failure::bug(format!("the change is among the dead letters: {reason}")),
     }
 }

@@ -163,6 +163,9 @@ fn refusal_problem(refusal: &CommandRefusal) -> Problem {
         CommandRefusal::SettingsChanged => {
             Problem::new(Code::SettingsChanged, "somebody else changed the settings at the same time")
         }
+        CommandRefusal::KeyReused => {
+            Problem::new(Code::IdempotencyKeyReused, "this Idempotency-Key was used for another change of this SKU")
+        }
         CommandRefusal::Poisoned(reason) => {
             Problem::new(Code::Internal, "the change could not be decided; it is among the dead letters")
                 .with("reason", reason.as_str())
@@ -271,6 +274,7 @@ mod tests {
         let mut bodies: Vec<_> = [
             CommandRefusal::StockChanged { on_hand: 98 },
             CommandRefusal::SettingsChanged,
+            CommandRefusal::KeyReused,
             CommandRefusal::Poisoned("NOT_HERE".into()),
         ]
         .map(|r| refusal_problem(&r).nested_body())

@@ -146,8 +146,8 @@ problems! {
     OperatorProblems = &[Code::Unauthenticated];
     /// Of `PUT /v1/admin/skus/{sku}`.
     PutSkuProblems = BODY, &[
-        Code::Unauthenticated, Code::InvalidIdempotencyKey, Code::InvalidParameter, Code::UnknownSku, Code::StockChanged,
-        Code::SettingsChanged, Code::QueueUnavailable, Code::StatusUnavailable];
+        Code::Unauthenticated, Code::InvalidIdempotencyKey, Code::IdempotencyKeyReused, Code::InvalidParameter, Code::UnknownSku,
+        Code::StockChanged, Code::SettingsChanged, Code::QueueUnavailable, Code::StatusUnavailable];
     /// Of `GET /v1/admin/skus/{sku}`.
     AdminReadProblems = &[Code::Unauthenticated, Code::InvalidParameter, Code::UnknownSku, Code::StatusUnavailable];
     /// Of `GET /v1/admin/skus`.

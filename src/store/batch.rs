@@ -384,10 +384,12 @@ async fn write_commands(conn: &mut PgConnection, partition: i32, rows: &Rows) ->
     let query = sqlx::query(
         "/* write_commands */ WITH pins AS (
            INSERT INTO sku_pin (sku_id, partition) SELECT unnest($9::text[]), $1 ON CONFLICT (sku_id) DO NOTHING)
-         INSERT INTO command (command_id, requested_id, kind, sku_id, result, detail, partition, log_offset, log_index, log_time)
-         SELECT id, requested_id, 'configure', sku_id, result, detail, $1, log_offset, log_index, log_time
-         FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::smallint[], $10::timestamptz[])
-           AS n (id, requested_id, sku_id, result, detail, log_offset, log_index, log_time)",
+         INSERT INTO command (command_id, requested_id, kind, sku_id, result, detail, fingerprint, partition, log_offset, log_index,
+                              log_time)
+         SELECT id, requested_id, 'configure', sku_id, result, detail, fingerprint, $1, log_offset, log_index, log_time
+         FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::smallint[], $10::timestamptz[],
+                     $11::bigint[])
+           AS n (id, requested_id, sku_id, result, detail, log_offset, log_index, log_time, fingerprint)",
     )
     .bind(smallint(partition))
     .bind(&c.ids)
@@ -398,7 +400,8 @@ async fn write_commands(conn: &mut PgConnection, partition: i32, rows: &Rows) ->
     .bind(&c.offsets)
     .bind(&c.indexes)
     .bind(&rows.created)
-    .bind(&c.log_times);
+    .bind(&c.log_times)
+    .bind(&c.fingerprints);
     ask("write commands", limits::STATEMENT_DEADLINE, query.execute(conn)).await.map(drop)
 }
 

@@ -64,12 +64,12 @@ impl Store {
             limits::READ_DEADLINE,
             sqlx::query(
                 "/* load_command */
-                 SELECT requested_id, kind, sku_id, result, detail, 0 AS choice FROM command
+                 SELECT requested_id, kind, sku_id, result, detail, fingerprint, 0 AS choice FROM command
                  WHERE (partition, log_offset, log_index) = ($2, $3, $4) AND requested_id = $1
                  UNION ALL
-                 SELECT requested_id, kind, sku_id, result, detail, 1 FROM command WHERE command_id = $1
+                 SELECT requested_id, kind, sku_id, result, detail, fingerprint, 1 FROM command WHERE command_id = $1
                  UNION ALL
-                 SELECT command_id, '', '', reason, NULL, 2 FROM poison WHERE command_id = $1
+                 SELECT command_id, '', '', reason, NULL, NULL, 2 FROM poison WHERE command_id = $1
                  ORDER BY choice LIMIT 1",
             )
             .bind(id)
@@ -152,5 +152,6 @@ fn command_of(row: &PgRow) -> Result<CommandRow, sqlx::Error> {
         sku_id: row.try_get("sku_id")?,
         result: row.try_get("result")?,
         detail: row.try_get("detail")?,
+        fingerprint: row.try_get("fingerprint")?,
     })
 }

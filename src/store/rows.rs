@@ -36,6 +36,7 @@ pub(super) struct CommandRows {
     pub skus: Vec<String>,
     pub results: Vec<&'static str>,
     pub details: Vec<i64>,
+    pub fingerprints: Vec<i64>,
     pub offsets: Vec<i64>,
     pub indexes: Vec<i16>,
     pub log_times: Vec<OffsetDateTime>,
@@ -126,7 +127,7 @@ impl Rows {
                 rows.indexes.push(index(decision));
                 rows.log_times.push(time_of(decision.at));
             }
-            (verdict, Ok(command)) => {
+            (verdict, Ok(command @ Command::Configure(configure))) => {
                 let (id, result, detail) = match verdict {
                     Verdict::Configured { created: true, settings_version } => {
                         self.created.push(command.sku().as_str().to_owned());
@@ -146,6 +147,7 @@ impl Rows {
                 rows.skus.push(command.sku().as_str().to_owned());
                 rows.results.push(result);
                 rows.details.push(detail);
+                rows.fingerprints.push(configure.fingerprint());
                 rows.offsets.push(decision.place.offset);
                 rows.indexes.push(index(decision));
                 rows.log_times.push(time_of(decision.at));

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use flashsale::limits;
 use serde_json::{Value, json};
 
 use crate::support::app::{Answer, Http, request};
@@ -132,6 +133,35 @@ async fn refusals_of_a_change() {
         (200, &json!("reject"), &json!(3))
     );
     consumer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_names_one_change() {
+    let sale = Sale::fresh().await;
+    let consumer = sale.world.consume();
+    assert_eq!(sale.put("s", &json!({"on_hand": 3})).await.status, 201);
+    let put = async |body: Value| {
+        let request = request("PUT /v1/admin/skus/s", &[("idempotency-key", "k")], Some(&body.to_string()));
+        let answer = sale.http.ask_admin(request).await;
+        (answer.status, answer.code().to_owned(), answer.body["user_limit"].clone())
+    };
+    let done = (200, "no code".to_owned(), json!(2));
+    assert_eq!(put(json!({"user_limit": 2})).await, done);
+    assert_eq!(put(json!({"user_limit": 2})).await, done, "a repeat");
+    let reused = put(json!({"user_limit": 5})).await;
+    assert_eq!(reused, (422, "IDEMPOTENCY_KEY_REUSED".to_owned(), Value::Null), "another body was not applied");
+    assert_eq!(put(json!({"user_limit": 2})).await, done);
+    consumer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_wait_ends_when_the_process_stops() {
+    let sale = Sale::fresh().await;
+    sale.http.stop_waiting();
+    let started = Instant::now();
+    let change = sale.put("s", &json!({"on_hand": 3})).await;
+    assert_eq!((change.status, &change.body["status"]), (202, &json!("QUEUED")), "nobody decides here");
+    assert!(started.elapsed() < limits::ADMIN_DECISION_WAIT, "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,7 +72,7 @@ impl Http {
             status: StatusReader::start(store.clone(), log_ends.clone(), clock.clone()),
             waiters: waiters.clone(),
             store: store.clone(),
-            admin: SkuAdmin::new(store.clone(), ingress.clone(), waiters, log_ends, clock.clone()),
+            admin: SkuAdmin::new(store.clone(), ingress.clone(), waiters, log_ends, clock.clone(), stop.clone()),
             sku_reads: SkuReads::start(store, &services),
             clock,
             publishes: TaskTracker::new(),
@@ -81,6 +81,11 @@ impl Http {
         let health = Health { stop: stop.clone(), ingress: Some(ingress), catalogue_loaded: None, consumer: None };
         let operations = Operations { health, metrics: metrics::recorder().handle() };
         Self { public: public_router(Arc::clone(&app)), admin: admin_router(operations, Some(app), token), stop }
+    }
+
+    /// As when the process is told to stop: whoever waits for a decision is told what is known now.
+    pub fn stop_waiting(&self) {
+        self.stop.cancel();
     }
 
     /// Asks the public listener.
