@@ -290,7 +290,7 @@ async fn take_apart(api: Option<Api>, groups: Groups) {
         // Answers what is still in a lane; after it every publish knows its outcome.
         api.ingress.shutdown().await;
         api.app.publishes.close();
-        api.app.publishes.wait().await;
+        end_within("publishes", limits::ADMIN_DRAIN_DEADLINE, api.app.publishes.wait()).await;
     }
     groups.consuming.end("consumer", limits::CONSUMER_DRAIN_DEADLINE).await;
     groups.admin.end("admin listener", 2 * limits::ADMIN_DRAIN_DEADLINE).await;
@@ -298,7 +298,14 @@ async fn take_apart(api: Option<Api>, groups: Groups) {
         // The last handles: what they have queued for Redis is said now.
         drop(app);
         services.close();
-        services.wait().await;
+        end_within("redis", limits::SERVICES_DRAIN_DEADLINE, services.wait()).await;
     }
     groups.background.end("background", limits::ADMIN_DRAIN_DEADLINE).await;
+}
+
+/// Each part has its time: one that hangs must not take that of the others.
+async fn end_within(what: &'static str, within: std::time::Duration, ended: impl Future<Output = ()>) {
+    if tokio::time::timeout(within, ended).await.is_err() {
+        tracing::warn!(part = what, "went on without the end of a part");
+    }
 }
