@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flashsale::cache::Cache;
-use flashsale::clock::SystemClock;
+use flashsale::clock::{Clock, SystemClock};
 use flashsale::consumer::{self, Config, Decide, Deps, Health};
 use flashsale::ids::{Place, Ticket};
 use flashsale::inventory::Command;
@@ -47,8 +47,12 @@ pub struct Running {
 
 impl World {
     pub async fn fresh(partitions: i32) -> Self {
+        Self::on_topic(fresh_topic(partitions).await, partitions).await
+    }
+
+    /// Fresh tables for a topic that exists.
+    pub async fn on_topic(topic: String, partitions: i32) -> Self {
         log_if_asked();
-        let topic = fresh_topic(partitions).await;
         let db = Database::fresh(&topic, partitions).await;
         Self { db, topic, group: fresh_name("group") }
     }
@@ -60,6 +64,15 @@ impl World {
 
     /// Starts one with another way to Postgres, or another decision function.
     pub fn consume_with(&self, database_url: &str, decide: Decide) -> Running {
+        self.start(database_url, decide, Arc::new(SystemClock))
+    }
+
+    /// Starts one that reads another clock.
+    pub fn consume_with_clock(&self, clock: Arc<dyn Clock>) -> Running {
+        self.start(&self.db.url, consumer::decide, clock)
+    }
+
+    fn start(&self, database_url: &str, decide: Decide, clock: Arc<dyn Clock>) -> Running {
         let redis = std::env::var("REDIS_URL").expect("REDIS_URL names the server; `make test` sets it");
         let config = Config {
             kafka_brokers: brokers(),
@@ -80,7 +93,7 @@ impl World {
             waiters: Waiters::default(),
             catalogue: None,
             log_ends: LogEnds::start(&brokers(), &self.topic).expect("legal settings"),
-            clock: Arc::new(SystemClock),
+            clock,
             decide,
         };
         let (stop, health) = (CancellationToken::new(), Health::default());
@@ -140,6 +153,16 @@ impl Running {
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.expect("no panic").expect("a clean end");
+    }
+
+    /// Whether it ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Why it ended by itself; waits for that end.
+    pub async fn end(self) -> Result<(), consumer::ConsumerError> {
+        self.task.await.expect("no panic")
     }
 
     /// Ends it in the middle of whatever it does, as a crash does: nothing is said to the group or to Postgres.
