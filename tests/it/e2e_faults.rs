@@ -158,6 +158,10 @@ async fn a_killed_postgres_costs_time_and_no_request() {
     site.finish([all]).await;
 }
 
+/// Writers that stand inside their transaction and wait for a row that somebody else has locked.
+const WRITERS_WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE application_name LIKE 'flashsale writer%' AND query LIKE '%FOR UPDATE%' AND wait_event_type = 'Lock' AND xact_start IS NOT NULL";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_consumer_killed_in_mid_batch_is_replaced_without_a_trace() {
     let (_turn, site) = private_site().await;
@@ -165,16 +169,26 @@ async fn a_consumer_killed_in_mid_batch_is_replaced_without_a_trace() {
     site.put_sku("s", 100_000, 1).await;
     let mut urls = Vec::new();
     for round in 0..3 {
-        for n in 0..100 {
+        for n in 0..90 {
             urls.push(post_until_accepted(&site, &api, &format!("u-{round}-{n}")).await);
         }
+        assert_eq!(site.follow(&api, urls.last().expect("just pushed")).await["status"], "RESERVED");
+        // With the SKU's row in our hands, the next batch is fenced, open, and can't end.
+        let mut lock = site.db.connect().await;
+        sqlx::raw_sql("BEGIN; SELECT * FROM sku FOR UPDATE").execute(&mut lock).await.expect("locked");
+        for n in 90..100 {
+            urls.push(post(&site, &api, &format!("u-{round}-{n}")).await.expect("accepted: nothing is late yet"));
+        }
+        wait_for("a batch is open", SOON, async || site.db.number(WRITERS_WAITING).await == 1).await;
         consumer.kill();
+        assert_eq!(site.db.number("SELECT count(*) FROM reservation").await, urls.len() as i64 - 10, "none of it");
+        sqlx::raw_sql("COMMIT").execute(&mut lock).await.expect("released");
         consumer = site.start("consumer").await;
     }
     for url in &urls {
         assert_eq!(site.follow(&api, url).await["status"], "RESERVED");
     }
     assert_eq!(site.db.number("SELECT reserved FROM sku").await, 300);
-    assert!(site.db.number("SELECT max(epoch) FROM partition_state").await >= 3, "each replacement claimed");
+    assert!(site.db.number("SELECT max(epoch) FROM partition_state").await >= 4, "each replacement claimed");
     site.finish([api, consumer]).await;
 }
