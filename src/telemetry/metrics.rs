@@ -66,6 +66,8 @@ metrics_table! {
     BATCH_SIZE = "flashsale.batch.size", Count, Kind::Histogram(BATCH_SIZES);
     /// Time of one batch, by `phase` (total = from snapshot to COMMIT, db, commit).
     BATCH_LATENCY = "flashsale.batch.latency", Seconds, Kind::Histogram(BATCH_SECONDS);
+    /// Share (0 to 1) of the reserve commands that got their units, in the last batch of this process that had any.
+    BATCH_ALLOCATION_RATE = "flashsale.batch.allocation.rate", Count, Kind::Gauge;
     /// Log end minus position in records, by `topic` and `partition`; 0 on partitions that this process gave up.
     CONSUMER_LAG = "flashsale.kafka.consumer.lag", Count, Kind::Gauge;
     /// Age of the oldest undecided record, by `topic`.
@@ -188,6 +190,7 @@ mod tests {
             "flashsale_batch_size_bucket{le=\"250\"} 1",
             "flashsale_batch_latency_seconds_bucket{le=\"0.01\"} 0",
             "flashsale_batch_latency_seconds_bucket{le=\"0.015\"} 1",
+            "flashsale_batch_allocation_rate 1",
             "flashsale_kafka_consumer_lag 1",
             "flashsale_kafka_lag_seconds 1",
             "flashsale_reservation_decision_seconds_bucket{le=\"0.06\"} 1",

@@ -161,9 +161,12 @@ async fn a_process_lives_from_its_start_to_sigterm() {
     assert_eq!(answer["status"], "RESERVED", "{answer}");
     let metrics = client.get(format!("http://{}/metrics", process.admin)).bearer_auth("canary");
     let metrics = metrics.send().await.expect("it answers").text().await.expect("it is text");
-    for series in
-        ["flashsale_reservations_decided_total", "http_server_request_duration_seconds_bucket", "flashsale_build_info"]
-    {
+    for series in [
+        "flashsale_reservations_decided_total",
+        "flashsale_batch_allocation_rate 1\n",
+        "http_server_request_duration_seconds_bucket",
+        "flashsale_build_info",
+    ] {
         assert!(metrics.contains(series), "{series} is missing");
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 
 use super::super::gather::Batch;
 use super::id_of;
@@ -38,12 +38,22 @@ pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batc
     }
 }
 
+/// Reserve commands of a batch, by outcome and reason.
+type Reserves = BTreeMap<(&'static str, &'static str), u64>;
+
+/// The share of reserve commands that got their units; `None` without any, so that an operator's batch does not look like a sold-out sale.
+fn reserved_share(reserves: &Reserves) -> Option<f64> {
+    let all: u64 = reserves.values().sum();
+    let reserved = reserves.get(&("reserved", "")).copied().unwrap_or(0);
+    (all > 0).then(|| reserved as f64 / all as f64)
+}
+
 /// Counts decisions once per batch and label, not once per request.
 pub(super) fn measure(clock: &dyn Clock, batch: &Batch, outcome: &Outcome, took: Duration) {
     counter!(names::BATCH_PROCESSED, "outcome" => "committed").increment(1);
     histogram!(names::BATCH_SIZE).record(batch.commands.len() as f64);
     histogram!(names::BATCH_LATENCY, "phase" => "total").record(took);
-    let mut reserves: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
+    let mut reserves = Reserves::new();
     let mut configures: BTreeMap<&'static str, u64> = BTreeMap::new();
     for (logged, decision) in batch.commands.iter().zip(&outcome.decisions) {
         if let Verdict::Poison(reason) = decision.verdict {
@@ -60,6 +70,9 @@ pub(super) fn measure(clock: &dyn Clock, batch: &Batch, outcome: &Outcome, took:
             Verdict::Refused(_) => *configures.entry("rejected").or_default() += 1,
             Verdict::Poison(_) => {}
         }
+    }
+    if let Some(rate) = reserved_share(&reserves) {
+        gauge!(names::BATCH_ALLOCATION_RATE).set(rate);
     }
     for ((outcome, reason), count) in reserves {
         counter!(names::RESERVATIONS_DECIDED, "outcome" => outcome, "reason" => reason).increment(count);
@@ -89,4 +102,25 @@ pub(super) fn log_line(partition: i32, head: &BatchHead, batch: &Batch, outcome:
         duration_ms = took.as_secs_f64() * 1e3,
         "committed batch"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_of_the_reserved_is_of_all_reserve_commands() {
+        let reserves = |counts: &[((&'static str, &'static str), u64)]| counts.iter().copied().collect::<Reserves>();
+        let rate = |counts| reserved_share(&reserves(counts));
+        assert_eq!(rate(&[]), None, "nothing was asked for");
+        assert_eq!(rate(&[(("reserved", ""), 250)]), Some(1.0));
+        assert_eq!(rate(&[(("rejected", "SOLD_OUT"), 250)]), Some(0.0));
+        let mixed = [
+            (("duplicate", ""), 1),
+            (("rejected", "SOLD_OUT"), 1),
+            (("rejected", "USER_LIMIT"), 1),
+            (("reserved", ""), 1),
+        ];
+        assert_eq!(rate(&mixed), Some(0.25));
+    }
 }
