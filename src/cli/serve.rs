@@ -91,6 +91,10 @@ pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
     });
     let api = api.transpose()?;
 
+    if api.is_none() {
+        watch_lag(&shared, &background);
+    }
+
     let consuming = supervisor.group();
     let consumer_health = (role != Role::Api).then(|| start_consumer(&shared, api.as_ref(), &consuming));
 
@@ -189,6 +193,14 @@ impl Api {
         background.spawn("ingress", ingress_failure(ingress.clone(), stop));
         Ok(Self { app: Arc::new(app), ingress, catalogue_loaded, stop_waiting, services })
     }
+}
+
+/// The lag gauges of a process without an API, which has its own watch. The catalogue only carries the lag here; nobody reads its SKUs.
+fn watch_lag(shared: &Shared, background: &Group) {
+    let Shared { config, store, log_ends, .. } = shared;
+    let catalogue = Catalogue::new(store.clone());
+    let watched = watch_partitions(catalogue, store.clone(), log_ends.clone(), config.topic.clone(), background.stop());
+    background.spawn_infallible("partition watch", watched);
 }
 
 /// Loads the catalogue once; until then the process is not ready, and SKUs are looked up one by one.

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::support::site::Site;
+use crate::support::commands::{create, record};
+use crate::support::kafka::publish_raw;
+use crate::support::site::{SOON, Site};
+use crate::support::wait::wait_for;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_is_queued_and_then_reserved() {
@@ -143,4 +146,29 @@ async fn wait_for_owners(site: &Site, count: i64) {
         site.db.number("SELECT count(DISTINCT owner) FROM partition_state WHERE owner <> ''").await == count
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_alone_shows_its_lag_and_its_halts() {
+    let site = Site::shared().await;
+    site.db.run("UPDATE partition_state SET halted_reason = 'planted' WHERE partition = 3").await;
+    let undecided = record(&[create("s", 3, 9, 5)]);
+    publish_raw(&site.db.topic, 3, "s", &[&undecided, &undecided]);
+    let consumer = site.start("consumer").await;
+    let topic = &site.db.topic;
+    let expected = [
+        format!("flashsale_kafka_consumer_lag{{topic=\"{topic}\",partition=\"2\"}} 0"),
+        format!("flashsale_kafka_consumer_lag{{topic=\"{topic}\",partition=\"3\"}} 2"),
+        "flashsale_halted{partition=\"3\"} 1".to_owned(),
+    ];
+    wait_for("the gauges show the halted partition", SOON, async || {
+        let answer = site.client.get(format!("{}/metrics", consumer.admin)).send().await.expect("it answers");
+        let text = answer.text().await.expect("it is text");
+        let age = format!("flashsale_kafka_lag_seconds{{topic=\"{topic}\"}} ");
+        let age = text.lines().find_map(|line| line.strip_prefix(&age)).and_then(|age| age.parse::<f64>().ok());
+        age.is_some_and(|age| age > 0.0) && expected.iter().all(|line| text.lines().any(|found| found == line))
+    })
+    .await;
+    assert!(consumer.stop().await.success());
+    site.db.drop().await;
 }
