@@ -64,7 +64,10 @@ fn batch(claim: &Claim, n: usize, is_keyed: bool) -> Vec<Logged> {
         .collect()
 }
 
-async fn commit(writer: &mut Writer, claim: &mut Claim, commands: &[Logged]) {
+/// Times of one batch: fence, snapshot, decide, write, COMMIT.
+type Phases = [Duration; 5];
+
+async fn commit(writer: &mut Writer, claim: &mut Claim, commands: &[Logged]) -> Phases {
     let records = 1 + commands.last().expect("not empty").place.offset - claim.position;
     let head = BatchHead {
         first_offset: claim.position,
@@ -73,12 +76,19 @@ async fn commit(writer: &mut Writer, claim: &mut Claim, commands: &[Logged]) {
         log_time: 1_000,
         last_digest: 1,
     };
+    let mut times = [Instant::now(); 6];
     let mut tx = writer.begin(head).await.expect("the fence lets us pass");
+    times[1] = Instant::now();
     let snapshot = tx.load_snapshot(commands).await.expect("a snapshot");
+    times[2] = Instant::now();
     let outcome = decide(&snapshot, commands);
+    times[3] = Instant::now();
     tx.write(commands, &outcome, &BTreeMap::new()).await.expect("written");
+    times[4] = Instant::now();
     tx.commit().await.expect("committed");
+    times[5] = Instant::now();
     (claim.position, claim.log_time) = (head.position, head.log_time);
+    std::array::from_fn(|n| times[n + 1] - times[n])
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -130,12 +140,12 @@ async fn measure(name: &str, url: &str, is_keyed: bool, rows: usize, batches: us
     let prepared: Vec<Vec<Logged>> = (0..batches).map(|n| batch(&claim, n, is_keyed)).collect();
     let cpu_before = server_cpu_us(&mut admin).await;
     let began = Instant::now();
-    let mut times = Vec::with_capacity(batches);
+    let (mut times, mut phases) = (Vec::with_capacity(batches), Vec::with_capacity(batches));
     for mut commands in prepared {
         let first = commands[0].place.offset;
         commands.iter_mut().for_each(|logged| logged.place.offset += claim.position - first);
         let began = Instant::now();
-        commit(&mut writer, &mut claim, &commands).await;
+        phases.push(commit(&mut writer, &mut claim, &commands).await);
         times.push(began.elapsed());
     }
     let took = began.elapsed();
@@ -150,6 +160,20 @@ async fn measure(name: &str, url: &str, is_keyed: bool, rows: usize, batches: us
         at(0.99),
         row_count / took.as_secs_f64(),
         cpu as f64 / row_count
+    );
+    let median = |phase: usize| {
+        let mut times: Vec<Duration> = phases.iter().map(|p| p[phase]).collect();
+        times.sort_unstable();
+        ms(times[times.len() / 2])
+    };
+    println!(
+        "{:<10} fence {:.2}, snapshot {:.2}, decide {:.2}, write {:.2}, commit {:.2} ms",
+        "",
+        median(0),
+        median(1),
+        median(2),
+        median(3),
+        median(4)
     );
 }
 

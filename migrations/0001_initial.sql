@@ -64,8 +64,9 @@ COMMENT ON COLUMN reservation.available IS 'Only SOLD_OUT: units that were left.
 -- Gives a user's live units, and nothing else: refused requests must not slow the next decision, however many there are. The hash keeps
 -- the index narrow; readers compare user_id too.
 CREATE INDEX reservation_user_units ON reservation (user_hash) WHERE status IN (1, 3);
--- Finds the rows of a batch for audits without a B-tree on the hot path.
-CREATE INDEX reservation_log_offset ON reservation USING brin (log_offset) WITH (pages_per_range = 32);
+-- Finds the rows of a batch, for audits and for a claim that repeats the last effects. A B-tree that grows at its right edge costs about
+-- 1 ms per 250 rows; a BRIN index, which looks cheaper, cost 4 ms of the same insert (measured with 500,000 rows present).
+CREATE INDEX reservation_place ON reservation (partition, log_offset);
 
 CREATE TABLE command (
   command_id       uuid        PRIMARY KEY,

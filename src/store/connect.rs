@@ -44,6 +44,8 @@ pub(super) fn writer_options(database_url: &str, name: &str) -> Result<PgConnect
         ("idle_in_transaction_session_timeout", millis(limits::IDLE_IN_TRANSACTION_TIMEOUT)),
         ("statement_timeout", millis(limits::STATEMENT_DEADLINE)),
         ("enable_seqscan", "off".to_owned()),
+        // Arrays of 250 as constants would be planned anew for every batch.
+        ("plan_cache_mode", "force_generic_plan".to_owned()),
         ("jit", "off".to_owned()),
     ]))
 }

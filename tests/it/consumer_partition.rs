@@ -227,6 +227,9 @@ async fn a_gap_in_the_log_halts_the_partition_until_it_is_resumed() {
         .map_err(|(e, _)| e)
         .expect("room");
     producer.commit_transaction(SOON).expect("committed");
+    // The broker writes the marker after it has said so: the next record must come behind it.
+    let log = flashsale::kafka::LogEnds::start(&brokers(), &world.topic).expect("legal settings");
+    wait_for("the marker is in the log", SOON, async || log.watermarks(0).await.is_ok_and(|(_, end)| end == 3)).await;
     world.publish(0, &[reserve("s", "b", 1)]);
     let consumer = world.consume();
     assert_eq!(world.wait_for_halt(0).await, "offsets 2 to 2 are missing from the log");
