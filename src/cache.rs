@@ -138,8 +138,11 @@ pub enum AdmissionAnswer {
         /// Where it stands in the log, if that was told.
         ticket: Option<Ticket>,
     },
-    /// This very request was tried before and nobody knows what became of it: publish it again. Units are taken already.
-    Pending,
+    /// This very request was tried before and nobody knows what became of it: publish it again.
+    Pending {
+        /// Minute whose hash its units were taken from already.
+        minute: i64,
+    },
     /// The key was used for another body, or for another SKU.
     KeyReused,
     /// The user would hold, own or have asked for more than the limit. Nothing was written.
@@ -169,7 +172,7 @@ pub enum SettleItem {
         ticket: Ticket,
     },
     /// Definitely not in the log: the provisional units go back and a marker that is still pending is removed. A key that another
-    /// attempt made known meanwhile keeps both.
+    /// attempt made known meanwhile, or that was tried again, keeps both.
     NotSent {
         /// Who asked.
         user: UserId,

@@ -24,8 +24,8 @@ const MINUTE_US: i64 = 60_000_000;
 enum Try {
     /// Redis took its units and wrote its marker. `is_proved`: and would remember an earlier one.
     First { is_proved: bool },
-    /// An earlier one has a pending marker, and its units.
-    Again,
+    /// An earlier one has a pending marker, and its units, taken in this minute.
+    Again { minute: i64 },
     /// Redis was not asked, or can't say: nothing is written there.
     Unchecked,
 }
@@ -103,10 +103,12 @@ impl Case<'_> {
             (AdmissionAnswer::Replay { id, ticket }, _) => Admitted::Replay(Replay { id, ticket, is_decided: false }),
             (AdmissionAnswer::KeyReused, _) => Admitted::Refused(Refusal::KeyReused),
             // Never refused: its first try may be in the log. Nor can its SKU be unknown for good: it was known then.
-            (AdmissionAnswer::Pending, refusal) => self.publish(Try::Again).unwrap_or_else(|| {
-                let id = self.key.as_ref().map(|key| key.id);
-                Admitted::Refused(refusal.unwrap_or(Refusal::UnknownSku).of_maybe_accepted(id))
-            }),
+            (AdmissionAnswer::Pending { minute }, refusal) => {
+                self.publish(Try::Again { minute }).unwrap_or_else(|| {
+                    let id = self.key.as_ref().map(|key| key.id);
+                    Admitted::Refused(refusal.unwrap_or(Refusal::UnknownSku).of_maybe_accepted(id))
+                })
+            }
             (AdmissionAnswer::OverLimit { remaining }, _) => {
                 let limit = self.entry.as_ref().map_or(0, |entry| entry.sku.settings.user_limit);
                 self.refuse_unless_known(Refusal::UserLimit { limit, remaining }, memory_age).await
@@ -182,6 +184,18 @@ impl Case<'_> {
         }
     }
 
+    /// The time of the request, or the nearest one in the minute that its units were taken from, unless that minute has expired. So a
+    /// retry's decision looks up to [`limits::PROVISIONAL_MINUTES`] slower than it was.
+    fn accounted_at_us(&self, this_try: Try) -> i64 {
+        let own = self.request.received_at_us;
+        match this_try {
+            Try::Again { minute } if self.minute().abs_diff(minute) <= limits::PROVISIONAL_MINUTES.unsigned_abs() => {
+                own.clamp(minute * MINUTE_US, (minute + 1) * MINUTE_US - 1)
+            }
+            Try::Again { .. } | Try::First { .. } | Try::Unchecked => own,
+        }
+    }
+
     /// `None` without a SKU.
     fn publish(&self, this_try: Try) -> Option<Admitted> {
         let entry = self.entry.as_ref()?;
@@ -201,7 +215,8 @@ impl Case<'_> {
         Some(Admitted::Publish(Publish {
             id: keyed_id.unwrap_or_else(ids::fresh_id),
             partition: entry.partition,
-            is_retry: this_try == Try::Again,
+            is_retry: matches!(this_try, Try::Again { .. }),
+            received_at_us: self.accounted_at_us(this_try),
             maybe_accepted: keyed_id.filter(|_| this_try != Try::First { is_proved: true }),
             settle,
         }))

@@ -17,6 +17,9 @@ pub struct Publish {
     pub partition: i32,
     /// The same keyed request was tried before and nobody knows what became of it: it is published again under the same id.
     pub is_retry: bool,
+    /// What its record says about when it came: the writer settles the provisional units of that minute. For a retry that is the minute in
+    /// which the first try took them, not its own.
+    pub received_at_us: i64,
     /// Set if an earlier try of the same key may be in the log, as far as anybody can say: then "not sent" is only true of this try, and
     /// its client hears `outcome: unknown` with this id.
     pub maybe_accepted: Option<Uuid>,

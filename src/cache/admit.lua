@@ -3,9 +3,10 @@
 -- ARGV: prefix, '1' if keyed requests were accepted without a marker lately, life of provisional units (s), life of a marker (s),
 --       minutes that provisional units are summed over,
 --       then 8 per request: user, sku, quantity, limit, minute, '1' if refused already, marker name ('' = no key), id and fingerprint.
--- A marker is: state ('P' pending, 'K' known), 32 digits of id, 16 of fingerprint, the ticket of a known one if it was told.
+-- A marker is: state ('P' pending, 'R' pending and tried again, 'K' known), 32 digits of id, 16 of fingerprint, then the ticket of a
+-- known one if it was told, or the minute that the units of a pending one were taken from.
 -- Returns: age of this instance's memory (ms), then one answer per request:
---       0 ok, 1 pending, 2 key reused, 3 absent, 10 + remaining = over the limit, or a text = replay: id and ticket.
+--       0 ok, 2 key reused, 3 absent, 10 + remaining = over the limit, or a text: 'P' and minute = pending, id and ticket = replay.
 --
 -- Reads come first, one per hash for all users together, and writes last, again one per hash: 250 requests of one SKU are a handful of
 -- commands. In between everything is kept in tables, so that a later request of the same call sees what an earlier one did.
@@ -95,7 +96,10 @@ for i = 0, count - 1 do
     elseif string.sub(marker, 1, 1) == 'K' then
       answer = string.sub(marker, 2, 33) .. string.sub(marker, 50)
     else
-      answer = 1
+      answer = 'P' .. string.sub(marker, 50)
+      -- This try is published under the first one's marker: from now on the failure of one try says nothing about the key.
+      markers[name] = 'R' .. string.sub(marker, 2)
+      redis.call('SET', prefix .. 'k:' .. name, markers[name], 'EX', ARGV[4])
     end
   elseif ARGV[at + 5] == '1' then
     answer = 3
@@ -103,7 +107,7 @@ for i = 0, count - 1 do
     local remaining = take_units(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]))
     answer = remaining and 10 + remaining or 0
     if not remaining and name ~= '' then
-      markers[name] = 'P' .. id_and_fingerprint
+      markers[name] = 'P' .. id_and_fingerprint .. ARGV[at + 4]
       redis.call('SET', prefix .. 'k:' .. name, markers[name], 'EX', ARGV[4])
     end
   end

@@ -79,12 +79,15 @@ fn read(values: &[Value], count: usize) -> Option<AdmissionRead> {
 fn read_answer(value: &Value) -> Option<AdmissionAnswer> {
     match value {
         Value::Int(0) => Some(AdmissionAnswer::Ok),
-        Value::Int(1) => Some(AdmissionAnswer::Pending),
         Value::Int(2) => Some(AdmissionAnswer::KeyReused),
         Value::Int(3) => Some(AdmissionAnswer::Absent),
         Value::Int(over) => Some(AdmissionAnswer::OverLimit { remaining: u32::try_from(over - 10).ok()? }),
         Value::BulkString(known) => {
             let known = std::str::from_utf8(known).ok()?;
+            // No digit of an id.
+            if let Some(minute) = known.strip_prefix('P') {
+                return Some(AdmissionAnswer::Pending { minute: minute.parse().ok()? });
+            }
             let (id, ticket) = known.split_at_checked(32)?;
             Some(AdmissionAnswer::Replay { id: Uuid::try_parse(id).ok()?, ticket: Ticket::parse(ticket) })
         }
@@ -99,8 +102,18 @@ mod tests {
     #[test]
     fn answers_are_read_strictly() {
         assert_eq!(read_answer(&Value::Int(12)), Some(AdmissionAnswer::OverLimit { remaining: 2 }));
-        for bad in [Value::Int(4), Value::Int(-1), Value::Int(i64::MAX), Value::Nil, Value::BulkString(b"abc".to_vec())]
-        {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        assert_eq!(read_answer(&text("P29000000")), Some(AdmissionAnswer::Pending { minute: 29_000_000 }));
+        for bad in [
+            Value::Int(1),
+            Value::Int(4),
+            Value::Int(-1),
+            Value::Int(i64::MAX),
+            Value::Nil,
+            text("abc"),
+            text("P"),
+            text("Pabc"),
+        ] {
             assert_eq!(read_answer(&bad), None, "{bad:?}");
         }
         let id = Uuid::from_u128(7);

@@ -23,11 +23,11 @@ for at = FIRST, #ARGV, WIDTH do
   local state = marker and string.sub(marker, 2, 49) == id_and_fingerprint and string.sub(marker, 1, 1)
   if ARGV[at] == 'D' then
     -- Another request's marker stays: the first to use a key owns it.
-    if not marker or state == 'P' then
+    if not marker or state == 'P' or state == 'R' then
       redis.call('SET', key, 'K' .. id_and_fingerprint .. ARGV[at + 7], 'EX', ARGV[2])
     end
-  elseif state ~= 'K' then
-    -- Known by another attempt = these units are in the log, and the writer settles them.
+  elseif state ~= 'K' and state ~= 'R' then
+    -- Known by another try = these units are in the log, and the writer settles them. Tried again = they may be, and the key with them.
     if state == 'P' then redis.call('DEL', key) end
     give_back(ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
   end

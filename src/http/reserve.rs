@@ -109,7 +109,8 @@ async fn publish(
     let (id, partition, maybe_accepted) = (admitted.id, admitted.partition, admitted.maybe_accepted);
     // Registered before the publish, so that no wake-up can fall between.
     let waiter = wait.map(|wait| (wait, app.waiters.register(id)));
-    let ReserveRequest { user, sku, quantity, received_at_us, .. } = request;
+    let received_at_us = admitted.received_at_us;
+    let ReserveRequest { user, sku, quantity, .. } = request;
     let command = Command::Reserve(Reserve { id, user, sku, quantity });
     let sent = Sent { received_at_us, request_id: request_id.as_str().to_owned(), command };
     let (tell, told) = oneshot::channel();

@@ -256,6 +256,26 @@ async fn a_new_key_is_refused_only_if_redis_can_vouch() {
 }
 
 #[tokio::test]
+async fn a_retry_in_a_later_minute_is_accounted_where_its_units_are() {
+    const MINUTE_US: i64 = 60_000_000;
+    let world = World::start().await;
+    let one = request(2, Some("k"));
+    let first = world.published(&one).await;
+    assert_eq!(first.received_at_us, one.received_at_us);
+    drop(first); // nobody knows what became of it
+    for (minutes_later, is_accounted_there) in [(0, true), (1, true), (2, true), (10, false)] {
+        let received_at_us = one.received_at_us + minutes_later * MINUTE_US;
+        let retry = world.published(&ReserveRequest { received_at_us, ..one.clone() }).await;
+        assert!(retry.is_retry);
+        let minute = retry.received_at_us.div_euclid(MINUTE_US);
+        let first_minute = one.received_at_us.div_euclid(MINUTE_US);
+        assert_eq!(minute == first_minute, is_accounted_there, "{minutes_later} minutes later");
+        assert!(is_accounted_there || retry.received_at_us == received_at_us, "its units have expired");
+    }
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_key_accepted_without_a_marker_is_not_refused_soon_after() {
     let services = Services::start(&["redis"]).await;
     let url = services.address("REDIS_URL");

@@ -13,6 +13,7 @@ use crate::support::redis::Space;
 use AdmissionAnswer::{Absent, KeyReused, Ok as Admitted, OverLimit, Pending};
 
 const MINUTE: i64 = 29_000_000;
+const PENDING: AdmissionAnswer = Pending { minute: MINUTE };
 
 fn item(user_name: &str, sku_name: &str, quantity: u32, limit: u32) -> AdmissionItem {
     AdmissionItem {
@@ -86,7 +87,7 @@ async fn of_200_posts_with_one_key_exactly_one_takes_units() {
     });
     let answers: Vec<_> = join_all(calls).await.into_iter().flat_map(|call| call.expect("no panic")).collect();
     assert_eq!(answers.iter().filter(|a| **a == Admitted).count(), 1);
-    assert_eq!(answers.iter().filter(|a| **a == Pending).count(), answers.len() - 1);
+    assert_eq!(answers.iter().filter(|a| **a == PENDING).count(), answers.len() - 1);
     assert_eq!(space.units(&format!("q:s:{MINUTE}"), "u").await, Some(2));
 }
 
@@ -130,7 +131,8 @@ async fn one_call_answers_as_many_calls_one_after_the_other() {
         one_by_one.push(apart.admit_one(item).await);
     }
     assert_eq!(together.admit(&items).await, one_by_one);
-    for kind in [Admitted, Absent, Pending, KeyReused] {
+    assert!(one_by_one.iter().any(|a| matches!(a, Pending { .. })));
+    for kind in [Admitted, Absent, KeyReused] {
         assert!(one_by_one.contains(&kind), "the sequence is too tame: no {kind:?}");
     }
     assert!(one_by_one.iter().any(|a| matches!(a, OverLimit { .. })));
@@ -195,13 +197,38 @@ async fn a_delivered_key_is_replayed_and_not_given_back() {
 }
 
 #[tokio::test]
+async fn a_try_that_was_not_sent_says_nothing_about_a_retry() {
+    let space = Space::fresh().await;
+    let one = keyed("u", "s", 2, "k");
+    assert_eq!(space.admit_one(&one).await, Admitted);
+    // A second try is on its way, with an unknown outcome, when the first one turns out not to be sent.
+    assert_eq!(space.admit_one(&one).await, PENDING);
+    space.cache.settle(&[not_sent(&one)]).await.expect("settled");
+    let refused = AdmissionItem { refused_already: true, ..one.clone() };
+    assert_eq!(space.admit_one(&refused).await, PENDING, "the second one may be in the log");
+    assert_eq!(space.units(&format!("q:s:{MINUTE}"), "u").await, Some(2));
+    space.cache.settle(&[delivered(&one, "3.8.0")]).await.expect("settled");
+    assert_eq!(space.admit_one(&one).await, replay(&one, "3.8.0"));
+}
+
+#[tokio::test]
+async fn a_retry_is_told_the_minute_of_its_units() {
+    let space = Space::fresh().await;
+    let one = keyed("u", "s", 2, "k");
+    assert_eq!(space.admit_one(&one).await, Admitted);
+    for later in 1..3 {
+        assert_eq!(space.admit_one(&AdmissionItem { minute: MINUTE + later, ..one.clone() }).await, PENDING);
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_outcome_is_published_again_and_takes_units_once() {
     let space = Space::fresh().await;
     let one = keyed("u", "s", 2, "k");
     assert_eq!(space.admit_one(&one).await, Admitted);
     // No settle: nobody knows. Also a retry that would be refused for another reason is not refused.
     let refused = AdmissionItem { refused_already: true, ..one.clone() };
-    assert_eq!(space.admit(&[one.clone(), refused]).await, [Pending, Pending]);
+    assert_eq!(space.admit(&[one.clone(), refused]).await, [PENDING, PENDING]);
     assert_eq!(space.units(&format!("q:s:{MINUTE}"), "u").await, Some(2));
     space.cache.settle(&[delivered(&one, "3.8.0")]).await.expect("settled");
     assert_eq!(space.admit_one(&one).await, replay(&one, "3.8.0"));
