@@ -13,11 +13,55 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use metrics::{Gauge, Histogram};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use uuid::Uuid;
 
 use super::headers::{RequestId, X_REQUEST_ID};
 use super::problem::{Code, Effect, Problem};
+use super::reserve::unknown;
 use crate::limits;
 use crate::telemetry::metrics as names;
+
+/// What is to be said of a request that is cut off at its deadline: its handler tells, the frame says it. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Fate(Arc<Mutex<CutOff>>);
+
+#[derive(Clone, Copy, Default)]
+enum CutOff {
+    /// The handler did not speak.
+    #[default]
+    Unknown,
+    NothingSent,
+    MaybeSent(Uuid),
+}
+
+impl Fate {
+    /// Nothing of the request is in the log, nor on its way there.
+    pub(super) fn nothing_sent(&self) {
+        self.tell(CutOff::NothingSent);
+    }
+
+    /// From now on the request may be in the log, as the reservation `id`.
+    pub(super) fn maybe_sent(&self, id: Uuid) {
+        self.tell(CutOff::MaybeSent(id));
+    }
+
+    fn tell(&self, cut_off: CutOff) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cut_off;
+    }
+
+    fn problem(&self, method: &Method) -> Problem {
+        const DETAIL: &str = "no answer was found in time";
+        if method.is_safe() {
+            return Problem::unavailable(Code::StatusUnavailable, Effect::Unknown, DETAIL);
+        }
+        let cut_off = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match cut_off {
+            CutOff::Unknown => Problem::unavailable(Code::QueueUnavailable, Effect::Unknown, DETAIL),
+            CutOff::NothingSent => Problem::unavailable(Code::QueueUnavailable, Effect::None, DETAIL),
+            CutOff::MaybeSent(id) => unknown(Code::QueueUnavailable, id),
+        }
+    }
+}
 
 /// The frame of one listener; cheap to clone.
 #[derive(Clone)]
@@ -94,8 +138,10 @@ pub async fn frame(State(frame): State<Frame>, mut request: Request, next: Next)
     let instance = request.uri().path().to_owned();
     let request_id = RequestId::of(request.headers());
     request.extensions_mut().insert(request_id.clone());
+    let fate = Fate::default();
+    request.extensions_mut().insert(fate.clone());
     let response = match frame.enter(&request) {
-        Ok(_in_flight) => answer(&method, &request_id, next.run(request)).await,
+        Ok(_in_flight) => answer(&method, &request_id, &fate, next.run(request)).await,
         Err(problem) => problem.into_response(),
     };
     let response = finish(response, &instance, &request_id);
@@ -105,7 +151,12 @@ pub async fn frame(State(frame): State<Frame>, mut request: Request, next: Next)
 }
 
 /// Runs the handler; whatever happens there, there is an answer in time.
-async fn answer(method: &Method, request_id: &RequestId, handler: impl Future<Output = Response>) -> Response {
+async fn answer(
+    method: &Method,
+    request_id: &RequestId,
+    fate: &Fate,
+    handler: impl Future<Output = Response>,
+) -> Response {
     let guarded = AssertUnwindSafe(handler).catch_unwind();
     match tokio::time::timeout(limits::REQUEST_DEADLINE, guarded).await {
         Ok(Ok(response)) => response,
@@ -115,8 +166,7 @@ async fn answer(method: &Method, request_id: &RequestId, handler: impl Future<Ou
         }
         Err(_) => {
             tracing::warn!(request.id = request_id.as_str(), "a request outlived its deadline");
-            let code = if method.is_safe() { Code::StatusUnavailable } else { Code::QueueUnavailable };
-            Problem::unavailable(code, Effect::Unknown, "no answer was found in time").into_response()
+            fate.problem(method).into_response()
         }
     }
 }
@@ -175,6 +225,23 @@ mod tests {
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.expect("bodies are complete").to_bytes();
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    #[test]
+    fn a_request_that_is_cut_off_says_what_its_handler_told() {
+        let fate = Fate::default();
+        let said = |method: Method| {
+            let body = fate.problem(&method).nested_body();
+            ["code", "outcome", "id", "status_url"].map(|name| body[name].as_str().unwrap_or("-").to_owned())
+        };
+        assert_eq!(said(Method::GET), ["STATUS_UNAVAILABLE", "unknown", "-", "-"]);
+        assert_eq!(said(Method::PUT), ["QUEUE_UNAVAILABLE", "unknown", "-", "-"], "nobody spoke");
+        fate.nothing_sent();
+        assert_eq!(said(Method::POST), ["QUEUE_UNAVAILABLE", "none", "-", "-"]);
+        let id = Uuid::from_u128(7);
+        fate.maybe_sent(id);
+        let (id, url) = (id.to_string(), format!("/v1/reservations/{id}"));
+        assert_eq!(said(Method::POST), ["QUEUE_UNAVAILABLE", "unknown", &id, &url]);
     }
 
     #[tokio::test]

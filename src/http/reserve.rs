@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::app::{App, SharedApp, location, not_sent, status_unavailable};
 use super::body::JsonBody;
+use super::frame::Fate;
 use super::headers::{self, IDEMPOTENT_REPLAYED, PREFERENCE_APPLIED, RequestId, Wait};
 use super::json::{self, Fields, Json as Body};
 use super::openapi::{ReserveBody, ReserveProblems};
@@ -21,7 +22,7 @@ use super::reservations::decided_view;
 use super::views::{AcceptedView, ReservationView, status_url};
 use crate::admission::{Admitted, Publish, Refusal, Replay, ReserveRequest};
 use crate::clock::{Millis, rfc3339};
-use crate::ids::{IdempotencyKey, Quantity, SkuId, Ticket, UserId};
+use crate::ids::{self, IdempotencyKey, Quantity, SkuId, Ticket, UserId};
 use crate::ingress::{Delivery, NotSent};
 use crate::inventory::{Command, Reserve};
 use crate::limits;
@@ -55,6 +56,7 @@ use crate::wire::Sent;
 pub(super) async fn reserve(
     State(app): State<SharedApp>,
     Extension(request_id): Extension<RequestId>,
+    Extension(fate): Extension<Fate>,
     request_headers: HeaderMap,
     RawQuery(query): RawQuery,
     JsonBody(body): JsonBody,
@@ -64,8 +66,16 @@ pub(super) async fn reserve(
     let received_at_us = app.clock.now().saturating_mul(1000);
     let request = parse(body, key, received_at_us)?;
     let wait = headers::prefer_wait(&request_headers);
+    // Whatever cuts this off: an earlier try with the same key may be in the log, without a key nothing is before the publish.
+    match &request.key {
+        Some(key) => fate.maybe_sent(ids::keyed_reservation_id(&request.user, &request.sku, key)),
+        None => fate.nothing_sent(),
+    }
     match app.admission.admit(&request).await {
-        Admitted::Publish(admitted) => publish(&app, request, admitted, request_id, wait).await,
+        Admitted::Publish(admitted) => {
+            fate.maybe_sent(admitted.id);
+            publish(&app, request, admitted, request_id, wait).await
+        }
         Admitted::Replay(replay) => replay_answer(&app, &request, replay, wait).await,
         Admitted::Refused(refusal) => {
             note_unknown(&app, refusal.maybe_accepted());
@@ -207,7 +217,7 @@ fn not_sent_now(why: NotSent, maybe_accepted: Option<Uuid>) -> Problem {
 }
 
 /// 503: it may have been accepted; where to see. Without a ticket, because nobody knows it.
-fn unknown(code: Code, id: Uuid) -> Problem {
+pub(super) fn unknown(code: Code, id: Uuid) -> Problem {
     Problem::unavailable(code, Effect::Unknown, "nobody knows yet whether the request was queued; status_url tells")
         .with("id", id.to_string())
         .with("status_url", status_url(id, None))
