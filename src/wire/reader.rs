@@ -1,7 +1,6 @@
 //! Reading bytes that nobody vouches for: everything that may be missing is an `Option`. Pure.
 
 /// Takes bytes from the front; `None` when there are too few.
-
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
