@@ -31,7 +31,6 @@ use crate::kafka::LogEnds;
 use crate::limits;
 use crate::store::{PartitionRow, ReservationRow, Store};
 use crate::telemetry::metrics::STATUS_NOT_FOUND_AFTER_TICKET;
-use crate::waiters::Waiter;
 
 use landing::Landing;
 use progress::Progress;
@@ -124,33 +123,6 @@ impl StatusReader {
             (Some(row), _) => Found::Decided(Box::new(row)),
             (None, Some(ticket)) => self.find_undecided(ticket, &answer.partitions).await,
             (None, None) => self.prove_absence(id).await,
-        }
-    }
-
-    /// Waits until `id` has a decision (of another version than `seen_version`, if given) or is known to be absent, at most until
-    /// `deadline`; then says what it is by then. `waiter` is registered for `id` before the request was published or this was called.
-    pub async fn wait_decided(
-        &self,
-        id: Uuid,
-        ticket: Option<Ticket>,
-        waiter: &mut Waiter,
-        deadline: Instant,
-        seen_version: Option<i32>,
-    ) -> Found {
-        loop {
-            let found = self.find(id, ticket).await;
-            let look_again_at = match &found {
-                Found::Decided(row) if seen_version != Some(row.version) => return found,
-                Found::Absent => return found,
-                Found::Decided(_) | Found::Queued(_) => deadline,
-                // Nobody may be able to wake us while Postgres is away.
-                Found::Unavailable => deadline.min(Instant::now() + limits::WAITER_SWEEP_EVERY),
-            };
-            if Instant::now() >= deadline {
-                return found;
-            }
-            // Woken or out of time: the next look tells. `woken` is cancel-safe and remembers.
-            let _ = tokio::time::timeout_at(look_again_at, waiter.woken()).await;
         }
     }
 

@@ -1,8 +1,9 @@
 //! Who waits for a decision in this process, and how they are woken.
 //!
 //! A waiter registers under its id **before** it publishes or reads, and reads once after that; so no wake-up can fall between. Wake-ups
-//! come from Redis (one message per batch), directly from the consumer in the same process, and from the sweep that reads all open
-//! waiters every [`crate::limits::WAITER_SWEEP_EVERY`]: a lost one costs that much, never the whole wait. Being woken says only
+//! come from Redis (one message per batch), directly from the consumer in the same process, and from the sweep that every
+//! [`crate::limits::WAITER_SWEEP_EVERY`] reads the reservations that somebody has waited for at least that long: a lost one costs up to
+//! twice that, never the whole wait. The sweep does not know commands; whoever waits for one also looks by itself. Being woken says only
 //! "read again"; the truth is read from Postgres.
 //!
 //! A wake-up is remembered by its waiter until it is taken, so it does not matter whether the waiter is inside

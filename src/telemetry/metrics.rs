@@ -68,9 +68,9 @@ metrics_table! {
     BATCH_LATENCY = "flashsale.batch.latency", Seconds, Kind::Histogram(BATCH_SECONDS);
     /// Share (0 to 1) of the reserve commands that got their units, in the last batch of this process that had any.
     BATCH_ALLOCATION_RATE = "flashsale.batch.allocation.rate", Count, Kind::Gauge;
-    /// Log end minus position in records, by `topic` and `partition`; 0 on partitions that this process gave up.
+    /// Log end minus position in records, by `topic` and `partition`, of every partition, as this process last saw both.
     CONSUMER_LAG = "flashsale.kafka.consumer.lag", Count, Kind::Gauge;
-    /// Age of the oldest undecided record, by `topic`.
+    /// Age of the oldest undecided record over all partitions, by `topic`, as this process last saw it.
     KAFKA_LAG = "flashsale.kafka.lag", Seconds, Kind::Gauge;
     /// Time from acceptance to COMMIT of one reservation.
     RESERVATION_DECISION = "flashsale.reservation.decision", Seconds, Kind::Histogram(DECISION_SECONDS);
@@ -100,7 +100,7 @@ metrics_table! {
     INGRESS_QUEUE = "flashsale.ingress.queue.depth", Count, Kind::Gauge;
     /// Requests that were told what became of them on their way into the log, by `result` (delivered, full, unavailable, unknown).
     DELIVERIES = "flashsale.ingress.deliveries", Count, Kind::Counter;
-    /// Batches whose hints for Redis were dropped because earlier ones were still waiting.
+    /// Batches whose hints Redis did not take, by `reason` (behind: too many waited; failed; fenced: newer ones were there before).
     EFFECTS_DROPPED = "flashsale.effects.dropped", Count, Kind::Counter;
     /// Dead letters published.
     DEAD_LETTERS = "flashsale.dead.letters", Count, Kind::Counter;

@@ -1,4 +1,4 @@
-//! The sweep: what a lost wake-up costs is one interval, not the whole wait.
+//! The sweep: what a lost wake-up costs is two intervals at most, not the whole wait.
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -11,7 +11,7 @@ use crate::store::Store;
 /// Every [`limits::WAITER_SWEEP_EVERY`] asks Postgres which of the reservations that somebody has waited for at least that long are
 /// decided, at most [`limits::STATUS_READ_MAX`] in a query, and wakes those. Ends when `stop` is cancelled.
 ///
-/// Waiters of commands are not found here: whoever waits for a command reads again by itself every [`limits::WAITER_SWEEP_EVERY`].
+/// Waiters of commands are not found here: whoever waits for a command reads again by itself every [`limits::COMMAND_POLL_EVERY`].
 pub async fn sweep(waiters: Waiters, store: Store, stop: CancellationToken) {
     let mut ticks = interval(limits::WAITER_SWEEP_EVERY);
     // A slow database must not be asked faster to make up for it.

@@ -11,7 +11,6 @@ use flashsale::kafka::LogEnds;
 use flashsale::limits;
 use flashsale::status::{Found, Queued, StatusReader};
 use flashsale::store::Store;
-use flashsale::waiters::Waiters;
 use uuid::Uuid;
 
 use crate::support::database::Database;
@@ -233,50 +232,6 @@ async fn proofs_and_reads_are_shared_by_many() {
         if id == known { assert_reserved(found, known) } else { assert_eq!(found, Found::Absent) }
     }
     assert!(started.elapsed() < limits::ABSENCE_PROOF_WAIT, "one query each would take longer");
-    bench.database.drop().await;
-}
-
-// ---- waiting ------------------------------------------------------------------------------------------------------------------
-
-#[tokio::test]
-async fn a_wait_ends_with_the_decision() {
-    let bench = Bench::new().await;
-    let (id, waiters) = (ids::fresh_id(), Waiters::default());
-    bench.publish(0, 1);
-    let mut waiter = waiters.register(id);
-    let started = tokio::time::Instant::now();
-    let deadline = started + Duration::from_secs(20);
-    let waiting = bench.status.wait_decided(id, Some(ticket(0, 0, 0)), &mut waiter, deadline, None);
-    tokio::pin!(waiting);
-    let undecided = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
-    assert!(undecided.is_err(), "it waits: {undecided:?}");
-    bench.reserve(id, ticket(0, 0, 0)).await;
-    bench.decide_up_to(0, 1).await;
-    waiters.wake(&[id]);
-    assert_reserved(waiting.await, id);
-    assert!(started.elapsed() < Duration::from_secs(10), "woken, not out of time");
-    bench.database.drop().await;
-}
-
-#[tokio::test]
-async fn a_wait_for_another_version_ends_at_its_deadline_with_what_is() {
-    let bench = Bench::new().await;
-    let (id, waiters) = (ids::fresh_id(), Waiters::default());
-    bench.publish(0, 2);
-    bench.reserve(id, ticket(0, 0, 0)).await;
-    bench.decide_up_to(0, 1).await;
-    let mut waiter = waiters.register(id);
-    let wait = Duration::from_millis(300);
-    let started = tokio::time::Instant::now();
-    let found = bench.status.wait_decided(id, None, &mut waiter, started + wait, Some(1)).await;
-    assert_reserved(found, id);
-    assert!(started.elapsed() >= wait);
-    let undecided = ids::fresh_id();
-    let mut waiter = waiters.register(undecided);
-    let deadline = tokio::time::Instant::now() + wait;
-    let found = bench.status.wait_decided(undecided, Some(ticket(0, 1, 0)), &mut waiter, deadline, None).await;
-    assert!(matches!(found, Found::Queued(_)), "{found:?}");
-    assert!(tokio::time::Instant::now() >= deadline);
     bench.database.drop().await;
 }
 
