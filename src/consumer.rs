@@ -114,7 +114,9 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
     let (events, mut event_queue) = mpsc::channel(limits::EVENT_QUEUE_MAX);
     let poll = PollThread::start(&config, events).map_err(ConsumerError::Kafka)?;
     let (owned, owned_now) = watch::channel(Vec::new());
-    let dead_letters = publish_dead_letters::start(&config, deps.store.clone(), owned_now, stop.clone())
+    // Also ends when the consumer ends by itself.
+    let letters_stop = stop.child_token();
+    let dead_letters = publish_dead_letters::start(&config, deps.store.clone(), owned_now, letters_stop.clone())
         .map_err(ConsumerError::Kafka)?;
     let mut workers = Workers::new(config, deps, poll.controls(), owned);
     let ended = loop {
@@ -148,6 +150,7 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
     // Nobody answers events from here on: the revocation that leaving brings must not wait for one.
     drop(event_queue);
     poll.close().await;
+    letters_stop.cancel();
     if dead_letters.await.is_err() {
         tracing::warn!("the dead-letter task ended badly");
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use flashsale::clock::{Clock, Millis, SystemClock};
-use flashsale::consumer;
+use flashsale::consumer::{self, ConsumerError};
 use flashsale::inventory::{Command, Logged, Outcome, Snapshot};
 use flashsale::kafka::{client, topics};
 use flashsale::limits;
@@ -169,6 +169,30 @@ fn rival(world: &World) -> WriterConfig {
         owner: "rival".into(),
         build: "test".into(),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_is_fenced_again_and_again_leaves() {
+    let world = World::fresh(1).await;
+    world.publish(0, &[create("s", 0, 1_000_000, 5)]);
+    let consumer = world.consume();
+    world.wait_for_position(0, 1).await;
+    let rival = rival(&world);
+    let claiming = tokio::spawn(async move {
+        loop {
+            Writer::claim(&rival, 0).await.expect("the rival claims");
+        }
+    });
+    // There is always something to decide: a worker notices a fence when it writes.
+    wait_for("the consumer leaves", SOON, async || {
+        world.publish(0, &[reserve("s", "a", 1)]);
+        consumer.has_ended()
+    })
+    .await;
+    claiming.abort();
+    let ended = consumer.end().await;
+    assert!(matches!(ended, Err(ConsumerError::FencedOut(0))), "{ended:?}");
+    world.finish().await;
 }
 
 // ---- a broken build ---------------------------------------------------------------------------------------------------------
