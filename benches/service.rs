@@ -158,19 +158,12 @@ async fn main() {
         ("ADMIN_ADDR", "127.0.0.1:0".to_owned()),
     ]);
     run(&environment, &["migrate"]);
-    for n in 0..SKUS {
-        // Nothing decides yet: the command is queued (exit status 2) and decided when the consumer starts.
-        let put =
-            flashsale(&environment, &["sku", "put", &format!("s{n}"), "--on-hand", "1000000000", "--user-limit", "1"]);
-        let mut put = put;
-        put.stdout(Stdio::null()).spawn().expect("the binary starts");
-    }
     let consumer = start(&environment, "consumer", &["admin.addr"]);
+    for n in 0..SKUS {
+        run(&environment, &["sku", "put", &format!("s{n}"), "--on-hand", "1000000000", "--user-limit", "1"]);
+    }
     let api = start(&environment, "api", &["http.addr", "admin.addr"]);
     let mut conn = connect(&url).await;
-    while number(&mut conn, "SELECT count(*) FROM sku").await < SKUS as i64 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
     let target = api.addresses["http.addr"].clone();
     idle(&target, setting("BENCH_IDLE", 500)).await;
     load(&target, setting("BENCH_REQUESTS", 1_000_000), &api, &consumer, &mut conn).await;

@@ -35,9 +35,9 @@ impl KeyLookup {
         Self { lookups }
     }
 
-    /// `None` if too many wait already.
+    /// `None` if too many wait already. Within [`limits::READ_DEADLINE`], the wait for a turn included.
     pub(super) async fn look_up(&self, id: Uuid) -> Option<Looked> {
-        self.lookups.ask(id).await
+        tokio::time::timeout(limits::READ_DEADLINE, self.lookups.ask(id)).await.unwrap_or(Some(Looked::Away))
     }
 }
 

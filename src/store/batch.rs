@@ -375,7 +375,7 @@ async fn write_batch(
     ask("write a batch", limits::STATEMENT_DEADLINE, query.fetch_one(conn)).await
 }
 
-/// Operators' commands and, for new SKUs, the pin that the log carries (it restores a catalogue that lost it).
+/// Operators' commands, and the pin that a `configure` carries (it restores a catalogue that lost it).
 async fn write_commands(conn: &mut PgConnection, partition: i32, rows: &Rows) -> Result<(), StoreError> {
     let c = &rows.commands;
     if c.ids.is_empty() {
@@ -399,7 +399,7 @@ async fn write_commands(conn: &mut PgConnection, partition: i32, rows: &Rows) ->
     .bind(&c.details)
     .bind(&c.offsets)
     .bind(&c.indexes)
-    .bind(&rows.created)
+    .bind(&rows.configured)
     .bind(&c.log_times)
     .bind(&c.fingerprints);
     ask("write commands", limits::STATEMENT_DEADLINE, query.execute(conn)).await.map(drop)

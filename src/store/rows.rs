@@ -81,7 +81,8 @@ pub(super) struct Rows {
     pub commands: CommandRows,
     pub poison: PoisonRows,
     pub skus: SkuRows,
-    pub created: Vec<String>,
+    /// SKUs whose `configure` was done: the pin that it carries restores a missing one.
+    pub configured: Vec<String>,
     pub duplicate_count: i32,
 }
 
@@ -129,12 +130,9 @@ impl Rows {
             }
             (verdict, Ok(command @ Command::Configure(configure))) => {
                 let (id, result, detail) = match verdict {
-                    Verdict::Configured { created: true, settings_version } => {
-                        self.created.push(command.sku().as_str().to_owned());
-                        (command.id(), "CREATED", *settings_version)
-                    }
-                    Verdict::Configured { created: false, settings_version } => {
-                        (command.id(), "CHANGED", *settings_version)
+                    Verdict::Configured { created, settings_version } => {
+                        self.configured.push(command.sku().as_str().to_owned());
+                        (command.id(), if *created { "CREATED" } else { "CHANGED" }, *settings_version)
                     }
                     Verdict::Refused(refusal) => {
                         (ids::refused_command_id(partition, decision.place), refusal.code(), detail_of(refusal))

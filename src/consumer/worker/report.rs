@@ -15,8 +15,13 @@ use crate::telemetry::metrics as names;
 
 /// The hints that follow from a batch.
 pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batch, outcome: &Outcome) -> BatchEffects {
-    let settled = batch.commands.iter().zip(&batch.received_at_us).filter_map(|(logged, received_at_us)| {
+    // A try and its retry took their units once: they are settled once, by the one that was decided.
+    let decided = batch.commands.iter().zip(&outcome.decisions).zip(&batch.received_at_us);
+    let settled = decided.filter_map(|((logged, decision), received_at_us)| {
         let Ok(Command::Reserve(reserve)) = &logged.command else { return None };
+        if decision.verdict == Verdict::Duplicate {
+            return None;
+        }
         let minute = received_at_us.div_euclid(60_000_000);
         Some((reserve.sku.clone(), reserve.user.clone(), reserve.quantity.get(), minute))
     });
