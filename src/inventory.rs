@@ -1,7 +1,7 @@
 //! The pure core: what a single writer knows, what it is asked, and what it says. **PURE.**
 //!
 //! Nothing here is async, reads a clock, draws a random number, logs, or depends on the order of a hash map; a test reads these files
-//! and says so. In the flow: `consumer` gathers commands, `store` loads a [`Snapshot`], [`decide`] turns both into
+//! and says so. In the flow: `consumer` gathers commands, `store` loads a [`Snapshot`], [`decide()`] turns both into
 //! [`Decision`]s and [`Changes`], `store` commits them. Because decisions depend on the log alone,
 //! - **replay** of the log from an empty database gives the same rows,
 //! - **cutting the log into other batches** gives the same decisions.
