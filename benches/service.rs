@@ -3,7 +3,7 @@
 //! Needs `DATABASE_URL`, `REDIS_URL` and `KAFKA_BROKERS` (`make bench` starts private servers, fsync on). Starts `flashsale api` and
 //! `flashsale consumer` as two processes on a topic and a schema of their own, then
 //! 1. **idle**: one buyer after the other, `POST` with `Prefer: wait`, from the first byte sent to the decision read;
-//! 2. **memory**: `BENCH_REQUESTS` (1,000,000) posts over 64 kept connections, ten SKUs, every user once; then resident memory of both
+//! 2. **memory**: `BENCH_REQUESTS` (1,000,000) posts over 512 kept connections, ten SKUs, every user once; then resident memory of both
 //!    processes, CPU per request per process, and a count from outside: every 202 has its decision, and nothing was oversold.
 //!
 //! The generator is closed-loop (each connection sends when it has its answer), so its rate is what two cores shared by everything give, and
@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 512;
 const SKUS: usize = 10;
 
 fn setting(name: &str, default: usize) -> usize {
