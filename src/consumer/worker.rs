@@ -17,12 +17,15 @@ use super::partition::{Partition, fault_of_ends};
 use super::poll::Record;
 use crate::clock::Millis;
 use crate::effects::Effects;
-use crate::inventory::{Command, Logged, Outcome, PoisonReason, Snapshot, Unfit};
+use crate::inventory::{Command, Logged, Outcome, Snapshot};
 use crate::limits;
 use crate::pace::Pace;
-use crate::store::{BatchError, Claim, Standing, StoreError, Writer};
+use crate::store::{BatchError, Claim, Writer};
 use crate::telemetry::metrics as names;
+use judge::Attempt;
 
+mod judge;
+mod poison;
 mod report;
 
 /// The pure function that decides; a value, so that a test can pass one that fails.
@@ -42,19 +45,6 @@ pub(super) enum BatchEnd {
     Halt(String),
     /// A record that this build must not decide.
     NewerBuild { offset: i64, version: u8 },
-}
-
-/// What one attempt at a batch came to.
-enum Attempt {
-    Committed(Outcome),
-    /// Nothing was committed; try again after a wait. `is_counted`: a batch has only so many of these.
-    Again {
-        reason: String,
-        is_counted: bool,
-    },
-    /// Some command of the batch is poison: find it.
-    Poison,
-    End(BatchEnd),
 }
 
 pub(super) struct Worker<'p> {
@@ -238,33 +228,6 @@ impl<'p> Worker<'p> {
         }
     }
 
-    /// One attempt: transaction, and what its failure means.
-    async fn attempt(&mut self, batch: &Batch) -> Attempt {
-        match self.transact(batch).await {
-            Ok(Some(outcome)) => Attempt::Committed(outcome),
-            Ok(None) => Attempt::Poison,
-            Err((BatchError::Fenced, _)) => Attempt::End(BatchEnd::Fenced),
-            Err((BatchError::Contradiction(what), _)) => Attempt::End(BatchEnd::Halt(what)),
-            Err((BatchError::Refused(error), _)) => self.judge_refusal(&error).await,
-            Err((BatchError::Lost(error), _)) => {
-                tracing::warn!(
-                    kafka.partition = self.partition.partition,
-                    error = &error as &dyn std::error::Error,
-                    "lost the connection"
-                );
-                self.ask_oracle(batch, None).await
-            }
-            Err((BatchError::Doubtful(error), outcome)) => {
-                tracing::warn!(
-                    kafka.partition = self.partition.partition,
-                    error = &error as &dyn std::error::Error,
-                    "no answer to commit, asking the oracle"
-                );
-                self.ask_oracle(batch, outcome).await
-            }
-        }
-    }
-
     /// Fence, snapshot, decide, write, commit. `Ok(None)` = `decide` panicked on one of the commands.
     async fn transact(&mut self, batch: &Batch) -> Result<Option<Outcome>, (BatchError, Option<Outcome>)> {
         let decide = self.partition.deps.decide;
@@ -298,133 +261,6 @@ impl<'p> Worker<'p> {
         }
     }
 
-    /// What a refusal before COMMIT means, by SQLSTATE class.
-    async fn judge_refusal(&mut self, error: &StoreError) -> Attempt {
-        let code = error.sqlstate().unwrap_or_default();
-        let reason = refusal_text(error);
-        match code.get(..2).unwrap_or_default() {
-            "22" => Attempt::Poison,
-            // A broken assumption of ours (23505), or the last guard against a bug (23514): never tried again.
-            "23" => Attempt::End(BatchEnd::Halt(reason)),
-            // Out of disk, memory or connections, or going down: the server's trouble, it passes.
-            "53" | "57" | "58" | "08" => match self.writer.recover().await {
-                Ok(Standing::Fenced) => Attempt::End(BatchEnd::Fenced),
-                Ok(Standing::Owner { .. }) | Err(_) => Attempt::Again { reason, is_counted: false },
-            },
-            _ => Attempt::Again { reason, is_counted: true },
-        }
-    }
-
-    /// The commit oracle: one row on a new connection tells. Asked until it answers.
-    async fn ask_oracle(&mut self, batch: &Batch, outcome: Option<Outcome>) -> Attempt {
-        let was_doubtful = outcome.is_some();
-        let head = batch.head(self.log_time);
-        let mut wait = limits::RECONNECT_WAIT_MIN;
-        let standing = loop {
-            match self.writer.recover().await {
-                Ok(standing) => break standing,
-                Err(error) => {
-                    tracing::warn!(
-                        kafka.partition = self.partition.partition,
-                        error = &error as &dyn std::error::Error,
-                        "postgres can't be asked yet"
-                    );
-                }
-            }
-            tokio::select! {
-                () = self.partition.stop.cancelled() => return Attempt::End(BatchEnd::Stopped),
-                () = sleep(wait) => wait = (wait * 2).min(limits::RECONNECT_WAIT_MAX),
-            }
-        };
-        let found = match standing {
-            Standing::Fenced => "fenced",
-            Standing::Owner { position } if position == head.position => "committed",
-            Standing::Owner { .. } => "not_committed",
-        };
-        if was_doubtful {
-            counter!(names::COMMIT_AMBIGUOUS, "outcome" => found).increment(1);
-        }
-        match (standing, outcome) {
-            (Standing::Fenced, _) => Attempt::End(BatchEnd::Fenced),
-            (Standing::Owner { position }, Some(outcome)) if position == head.position => Attempt::Committed(outcome),
-            (Standing::Owner { position }, _) if position == head.first_offset => Attempt::Again {
-                reason: "the connection was lost before the batch was committed".to_owned(),
-                is_counted: false,
-            },
-            (Standing::Owner { .. }, _) => Attempt::End(BatchEnd::ClaimAgain),
-        }
-    }
-
-    /// Finds the first command that can't be decided or stored, by rolled-back trials of ever shorter beginnings, and marks it: the
-    /// batch is then decided again without it.
-    async fn poison_culprit(&mut self, batch: &mut Batch) -> Result<(), BatchEnd> {
-        let (mut good, mut bad) = (0, batch.commands.len());
-        while bad - good > 1 {
-            let middle = usize::midpoint(good, bad);
-            match self.try_beginning(batch, middle).await? {
-                true => good = middle,
-                false => bad = middle,
-            }
-        }
-        let culprit = &mut batch.commands[good];
-        let id = match &culprit.command {
-            Ok(command) => Some(command.id()),
-            Err(unfit) if unfit.reason == PoisonReason::ProcessingError => {
-                return Err(BatchEnd::Halt(format!("the poison at {:?} can't be stored", culprit.place)));
-            }
-            Err(unfit) => unfit.id,
-        };
-        tracing::error!(
-            kafka.partition = self.partition.partition,
-            offset = culprit.place.offset,
-            index = culprit.place.index,
-            "a command can't be decided or stored: poison"
-        );
-        culprit.command = Err(Unfit { id, reason: PoisonReason::ProcessingError });
-        Ok(())
-    }
-
-    /// Whether the first `count` commands of a batch could be committed; nothing is.
-    async fn try_beginning(&mut self, batch: &Batch, count: usize) -> Result<bool, BatchEnd> {
-        let decide = self.partition.deps.decide;
-        let mut head = batch.head(self.log_time);
-        let commands = &batch.commands[..count];
-        head.log_time = commands.iter().map(|c| c.at).fold(self.log_time, i64::max);
-        let trial = async {
-            let mut tx = self.writer.begin(head).await?;
-            let result = async {
-                let snapshot = tx.load_snapshot(commands).await?;
-                let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| decide(&snapshot, commands))) else {
-                    return Ok(false);
-                };
-                match tx.write(commands, &outcome, &batch.raw()).await {
-                    Ok(()) => Ok(true),
-                    Err(BatchError::Refused(error)) if error.sqlstate().is_some_and(|c| c.starts_with("22")) => {
-                        Ok(false)
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-            .await;
-            match result {
-                Ok(is_good) => {
-                    tx.abandon().await;
-                    Ok(is_good)
-                }
-                Err(error) => Err(tx.roll_back(error).await),
-            }
-        };
-        trial.await.map_err(|error| match error {
-            BatchError::Fenced => BatchEnd::Fenced,
-            BatchError::Contradiction(what) => BatchEnd::Halt(what),
-            BatchError::Refused(error) if error.sqlstate().is_some_and(|code| code.starts_with("23")) => {
-                BatchEnd::Halt(refusal_text(&error))
-            }
-            // Passing trouble: the worker starts anew from the stored position, after a pause.
-            BatchError::Refused(_) | BatchError::Lost(_) | BatchError::Doubtful(_) => BatchEnd::ClaimAgain,
-        })
-    }
-
     /// What may happen only now: the position, effects, metrics, one line of log.
     fn after_commit(&mut self, batch: &Batch, outcome: &Outcome, took: Duration) {
         let head = batch.head(self.log_time);
@@ -456,12 +292,6 @@ impl<'p> Worker<'p> {
             }
         }
     }
-}
-
-/// A refusal of the server, for people: what was attempted, the code, the constraint.
-fn refusal_text(error: &StoreError) -> String {
-    let (code, constraint) = (error.sqlstate().unwrap_or_default(), error.constraint().unwrap_or_default());
-    format!("{error}: SQLSTATE {code} {constraint}")
 }
 
 fn end_of(obstacle: Obstacle) -> BatchEnd {

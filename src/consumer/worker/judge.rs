@@ -1,0 +1,118 @@
+//! What the failure of a batch means: try again, look for poison, claim again, or halt.
+//!
+//! Before COMMIT was sent, the server's SQLSTATE class decides. After it, and whenever the connection was lost, only the **oracle** does: the
+//! partition's row, read on a new connection once the old backend is gone. COMMIT is never sent again on a guess.
+
+use metrics::counter;
+use tokio::time::sleep;
+
+use super::{Batch, BatchEnd, Worker};
+use crate::inventory::Outcome;
+use crate::limits;
+use crate::store::{BatchError, Standing, StoreError};
+use crate::telemetry::metrics as names;
+
+/// What one attempt at a batch came to.
+pub(super) enum Attempt {
+    Committed(Outcome),
+    /// Nothing was committed; try again after a wait. `is_counted`: a batch has only so many of these.
+    Again {
+        reason: String,
+        is_counted: bool,
+    },
+    /// Some command of the batch is poison: find it.
+    Poison,
+    End(BatchEnd),
+}
+
+impl Worker<'_> {
+    /// One attempt: transaction, and what its failure means.
+    pub(super) async fn attempt(&mut self, batch: &Batch) -> Attempt {
+        match self.transact(batch).await {
+            Ok(Some(outcome)) => Attempt::Committed(outcome),
+            Ok(None) => Attempt::Poison,
+            Err((BatchError::Fenced, _)) => Attempt::End(BatchEnd::Fenced),
+            Err((BatchError::Contradiction(what), _)) => Attempt::End(BatchEnd::Halt(what)),
+            Err((BatchError::Refused(error), _)) => self.judge_refusal(&error).await,
+            Err((BatchError::Lost(error), _)) => {
+                tracing::warn!(
+                    kafka.partition = self.partition.partition,
+                    error = &error as &dyn std::error::Error,
+                    "lost the connection"
+                );
+                self.ask_oracle(batch, None).await
+            }
+            Err((BatchError::Doubtful(error), outcome)) => {
+                tracing::warn!(
+                    kafka.partition = self.partition.partition,
+                    error = &error as &dyn std::error::Error,
+                    "no answer to commit, asking the oracle"
+                );
+                self.ask_oracle(batch, outcome).await
+            }
+        }
+    }
+
+    /// What a refusal before COMMIT means, by SQLSTATE class.
+    async fn judge_refusal(&mut self, error: &StoreError) -> Attempt {
+        let code = error.sqlstate().unwrap_or_default();
+        let reason = refusal_text(error);
+        match code.get(..2).unwrap_or_default() {
+            "22" => Attempt::Poison,
+            // A broken assumption of ours (23505), or the last guard against a bug (23514): never tried again.
+            "23" => Attempt::End(BatchEnd::Halt(reason)),
+            // Out of disk, memory or connections, or going down: the server's trouble, it passes.
+            "53" | "57" | "58" | "08" => match self.writer.recover().await {
+                Ok(Standing::Fenced) => Attempt::End(BatchEnd::Fenced),
+                Ok(Standing::Owner { .. }) | Err(_) => Attempt::Again { reason, is_counted: false },
+            },
+            _ => Attempt::Again { reason, is_counted: true },
+        }
+    }
+
+    /// The commit oracle: one row on a new connection tells. Asked until it answers.
+    async fn ask_oracle(&mut self, batch: &Batch, outcome: Option<Outcome>) -> Attempt {
+        let was_doubtful = outcome.is_some();
+        let head = batch.head(self.log_time);
+        let mut wait = limits::RECONNECT_WAIT_MIN;
+        let standing = loop {
+            match self.writer.recover().await {
+                Ok(standing) => break standing,
+                Err(error) => {
+                    tracing::warn!(
+                        kafka.partition = self.partition.partition,
+                        error = &error as &dyn std::error::Error,
+                        "postgres can't be asked yet"
+                    );
+                }
+            }
+            tokio::select! {
+                () = self.partition.stop.cancelled() => return Attempt::End(BatchEnd::Stopped),
+                () = sleep(wait) => wait = (wait * 2).min(limits::RECONNECT_WAIT_MAX),
+            }
+        };
+        let found = match standing {
+            Standing::Fenced => "fenced",
+            Standing::Owner { position } if position == head.position => "committed",
+            Standing::Owner { .. } => "not_committed",
+        };
+        if was_doubtful {
+            counter!(names::COMMIT_AMBIGUOUS, "outcome" => found).increment(1);
+        }
+        match (standing, outcome) {
+            (Standing::Fenced, _) => Attempt::End(BatchEnd::Fenced),
+            (Standing::Owner { position }, Some(outcome)) if position == head.position => Attempt::Committed(outcome),
+            (Standing::Owner { position }, _) if position == head.first_offset => Attempt::Again {
+                reason: "the connection was lost before the batch was committed".to_owned(),
+                is_counted: false,
+            },
+            (Standing::Owner { .. }, _) => Attempt::End(BatchEnd::ClaimAgain),
+        }
+    }
+}
+
+/// A refusal of the server, for people: what was attempted, the code, the constraint.
+pub(super) fn refusal_text(error: &StoreError) -> String {
+    let (code, constraint) = (error.sqlstate().unwrap_or_default(), error.constraint().unwrap_or_default());
+    format!("{error}: SQLSTATE {code} {constraint}")
+}
