@@ -22,7 +22,7 @@ use crate::limits;
 use crate::pace::Pace;
 use crate::store::{BatchError, Claim, Writer};
 use crate::telemetry::metrics as names;
-use judge::Attempt;
+use judge::{Attempt, Panicked};
 
 mod judge;
 mod poison;
@@ -38,8 +38,8 @@ pub(super) enum BatchEnd {
     Stopped,
     /// Another writer owns the partition.
     Fenced,
-    /// The position in the database is another one than expected, though the claim is still ours (a failover moved it back), or a trial met
-    /// passing trouble: start again from what is stored.
+    /// The position in the database is another one than expected, though the claim is still ours (a failover moved it back): start again from
+    /// what is stored.
     ClaimAgain,
     /// A contradiction.
     Halt(String),
@@ -196,21 +196,28 @@ impl<'p> Worker<'p> {
         let mut wait = limits::RECONNECT_WAIT_MIN;
         loop {
             let began = Instant::now();
-            match self.attempt(batch).await {
+            let attempt = match self.attempt(batch).await {
+                Attempt::Poison(_) if poisoned >= limits::POISON_PER_BATCH_MAX => {
+                    let reason = "too many poisoned commands in one batch: this build is broken";
+                    return Err(BatchEnd::Halt(reason.to_owned()));
+                }
+                Attempt::Poison(fault) => match self.poison_culprit(batch, fault).await {
+                    Ok(()) => {
+                        poisoned += 1;
+                        continue;
+                    }
+                    Err(instead) => instead,
+                },
+                other => other,
+            };
+            match attempt {
                 Attempt::Committed(outcome) => {
                     self.after_commit(batch, &outcome, began.elapsed());
                     return Ok(());
                 }
                 Attempt::End(end) => return Err(end),
-                Attempt::Poison => {
-                    poisoned += 1;
-                    if poisoned > limits::POISON_PER_BATCH_MAX {
-                        return Err(BatchEnd::Halt(
-                            "too many poisoned commands in one batch: this build is broken".to_owned(),
-                        ));
-                    }
-                    self.poison_culprit(batch).await?;
-                }
+                // A search takes poison as its answer; if it ever ended by it, the next attempt would meet it again.
+                Attempt::Poison(_) => {}
                 Attempt::Again { reason, is_counted } => {
                     counter!(names::BATCH_PROCESSED, "outcome" => "failed").increment(1);
                     attempts += u32::from(is_counted);
@@ -228,8 +235,8 @@ impl<'p> Worker<'p> {
         }
     }
 
-    /// Fence, snapshot, decide, write, commit. `Ok(None)` = `decide` panicked on one of the commands.
-    async fn transact(&mut self, batch: &Batch) -> Result<Option<Outcome>, (BatchError, Option<Outcome>)> {
+    /// Fence, snapshot, decide, write, commit. An error comes with the outcome if COMMIT was sent.
+    async fn transact(&mut self, batch: &Batch) -> Result<Result<Outcome, Panicked>, (BatchError, Option<Outcome>)> {
         let decide = self.partition.deps.decide;
         let began = Instant::now();
         let mut tx = self.writer.begin(batch.head(self.log_time)).await.map_err(|e| (e, None))?;
@@ -245,7 +252,7 @@ impl<'p> Worker<'p> {
             }
             Err(_) => {
                 tx.abandon().await;
-                return Ok(None);
+                return Ok(Err(Panicked));
             }
         };
         if let Err(error) = tx.write(&batch.commands, &outcome, &batch.raw()).await {
@@ -256,7 +263,7 @@ impl<'p> Worker<'p> {
         histogram!(names::BATCH_LATENCY, "phase" => "commit").record(commit_began.elapsed());
         histogram!(names::BATCH_LATENCY, "phase" => "db").record(began.elapsed());
         match committed {
-            Ok(()) => Ok(Some(outcome)),
+            Ok(()) => Ok(Ok(outcome)),
             Err(error) => Err((error, Some(outcome))),
         }
     }

@@ -12,6 +12,23 @@ use crate::limits;
 use crate::store::{BatchError, Standing, StoreError};
 use crate::telemetry::metrics as names;
 
+/// SQLSTATE of a statement that was ended from outside, by `statement_timeout` first of all.
+const QUERY_CANCELED: &str = "57014";
+
+/// `decide` panicked.
+pub(super) struct Panicked;
+
+/// What speaks against a command of a batch, and against nothing else.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// `decide` panicked.
+    #[error("decide panicked")]
+    Panicked,
+    /// The server can't store some value (SQLSTATE class 22); its words.
+    #[error("{0}")]
+    Refused(String),
+}
+
 /// What one attempt at a batch came to.
 pub(super) enum Attempt {
     Committed(Outcome),
@@ -21,7 +38,7 @@ pub(super) enum Attempt {
         is_counted: bool,
     },
     /// Some command of the batch is poison: find it.
-    Poison,
+    Poison(Fault),
     End(BatchEnd),
 }
 
@@ -29,28 +46,28 @@ impl Worker<'_> {
     /// One attempt: transaction, and what its failure means.
     pub(super) async fn attempt(&mut self, batch: &Batch) -> Attempt {
         match self.transact(batch).await {
-            Ok(Some(outcome)) => Attempt::Committed(outcome),
-            Ok(None) => Attempt::Poison,
-            Err((BatchError::Fenced, _)) => Attempt::End(BatchEnd::Fenced),
-            Err((BatchError::Contradiction(what), _)) => Attempt::End(BatchEnd::Halt(what)),
-            Err((BatchError::Refused(error), _)) => self.judge_refusal(&error).await,
-            Err((BatchError::Lost(error), _)) => {
-                tracing::warn!(
-                    kafka.partition = self.partition.partition,
-                    error = &error as &dyn std::error::Error,
-                    "lost the connection"
-                );
-                self.ask_oracle(batch, None).await
-            }
-            Err((BatchError::Doubtful(error), outcome)) => {
-                tracing::warn!(
-                    kafka.partition = self.partition.partition,
-                    error = &error as &dyn std::error::Error,
-                    "no answer to commit, asking the oracle"
-                );
-                self.ask_oracle(batch, outcome).await
-            }
+            Ok(Ok(outcome)) => Attempt::Committed(outcome),
+            Ok(Err(Panicked)) => Attempt::Poison(Fault::Panicked),
+            Err((error, outcome)) => self.judge(batch, error, outcome).await,
         }
+    }
+
+    /// What an error means; `outcome` is what was decided, if COMMIT was sent.
+    pub(super) async fn judge(&mut self, batch: &Batch, error: BatchError, outcome: Option<Outcome>) -> Attempt {
+        let (error, is_doubtful) = match error {
+            BatchError::Fenced => return Attempt::End(BatchEnd::Fenced),
+            BatchError::Contradiction(what) => return Attempt::End(BatchEnd::Halt(what)),
+            BatchError::Refused(error) => return self.judge_refusal(&error).await,
+            BatchError::Lost(error) => (error, false),
+            BatchError::Doubtful(error) => (error, true),
+        };
+        tracing::warn!(
+            kafka.partition = self.partition.partition,
+            error = &error as &dyn std::error::Error,
+            is_doubtful,
+            "lost the connection or its answer, asking the oracle"
+        );
+        self.ask_oracle(batch, outcome, &error).await
     }
 
     /// What a refusal before COMMIT means, by SQLSTATE class.
@@ -58,9 +75,11 @@ impl Worker<'_> {
         let code = error.sqlstate().unwrap_or_default();
         let reason = refusal_text(error);
         match code.get(..2).unwrap_or_default() {
-            "22" => Attempt::Poison,
+            "22" => Attempt::Poison(Fault::Refused(reason)),
             // A broken assumption of ours (23505), or the last guard against a bug (23514): never tried again.
             "23" => Attempt::End(BatchEnd::Halt(reason)),
+            // A statement that takes too long, though the server is well enough to say so: it may never end.
+            _ if code == QUERY_CANCELED => Attempt::Again { reason, is_counted: true },
             // Out of disk, memory or connections, or going down: the server's trouble, it passes.
             "53" | "57" | "58" | "08" => match self.writer.recover().await {
                 Ok(Standing::Fenced) => Attempt::End(BatchEnd::Fenced),
@@ -70,9 +89,11 @@ impl Worker<'_> {
         }
     }
 
-    /// The commit oracle: one row on a new connection tells. Asked until it answers.
-    async fn ask_oracle(&mut self, batch: &Batch, outcome: Option<Outcome>) -> Attempt {
+    /// The commit oracle: one row on a new connection tells. Asked until it answers: a server that is away is waited for, for ever. One that
+    /// answers the oracle, while the batch ends by a deadline (`why`), can't do the batch: that is counted.
+    async fn ask_oracle(&mut self, batch: &Batch, outcome: Option<Outcome>, why: &StoreError) -> Attempt {
         let was_doubtful = outcome.is_some();
+        let is_counted = matches!(why, StoreError::Deadline { .. });
         let head = batch.head(self.log_time);
         let mut wait = limits::RECONNECT_WAIT_MIN;
         let standing = loop {
@@ -103,8 +124,8 @@ impl Worker<'_> {
             (Standing::Fenced, _) => Attempt::End(BatchEnd::Fenced),
             (Standing::Owner { position }, Some(outcome)) if position == head.position => Attempt::Committed(outcome),
             (Standing::Owner { position }, _) if position == head.first_offset => Attempt::Again {
-                reason: "the connection was lost before the batch was committed".to_owned(),
-                is_counted: false,
+                reason: format!("{why}; the server answers, and the batch is not committed"),
+                is_counted,
             },
             (Standing::Owner { .. }, _) => Attempt::End(BatchEnd::ClaimAgain),
         }

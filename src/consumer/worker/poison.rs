@@ -6,28 +6,32 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::judge::refusal_text;
+use super::judge::{Attempt, Fault};
 use super::{Batch, BatchEnd, Worker};
+use crate::ids::Place;
 use crate::inventory::{PoisonReason, Unfit};
 use crate::store::BatchError;
 
 impl Worker<'_> {
     /// Finds the first command that can't be decided or stored, by rolled-back trials of ever shorter beginnings, and marks it: the
-    /// batch is then decided again without it.
-    pub(super) async fn poison_culprit(&mut self, batch: &mut Batch) -> Result<(), BatchEnd> {
+    /// batch is then decided again without it. `fault` is what the whole batch met.
+    ///
+    /// # Errors
+    /// What to do instead, if the search met something else than poison.
+    pub(super) async fn poison_culprit(&mut self, batch: &mut Batch, mut fault: Fault) -> Result<(), Attempt> {
         let (mut good, mut bad) = (0, batch.commands.len());
         while bad - good > 1 {
             let middle = usize::midpoint(good, bad);
             match self.try_beginning(batch, middle).await? {
-                true => good = middle,
-                false => bad = middle,
+                None => good = middle,
+                Some(found) => (bad, fault) = (middle, found),
             }
         }
         let culprit = &mut batch.commands[good];
         let id = match &culprit.command {
             Ok(command) => Some(command.id()),
             Err(unfit) if unfit.reason == PoisonReason::ProcessingError => {
-                return Err(BatchEnd::Halt(format!("the poison at {:?} can't be stored", culprit.place)));
+                return Err(Attempt::End(BatchEnd::Halt(hopeless(culprit.place, &fault))));
             }
             Err(unfit) => unfit.id,
         };
@@ -35,50 +39,54 @@ impl Worker<'_> {
             kafka.partition = self.partition.partition,
             offset = culprit.place.offset,
             index = culprit.place.index,
+            reason = %fault,
             "a command can't be decided or stored: poison"
         );
         culprit.command = Err(Unfit { id, reason: PoisonReason::ProcessingError });
         Ok(())
     }
 
-    /// Whether the first `count` commands of a batch could be committed; nothing is.
-    async fn try_beginning(&mut self, batch: &Batch, count: usize) -> Result<bool, BatchEnd> {
+    /// What speaks against the first `count` commands of a batch, if they alone were to be committed; nothing is.
+    async fn try_beginning(&mut self, batch: &Batch, count: usize) -> Result<Option<Fault>, Attempt> {
+        match self.trial(batch, count).await {
+            Ok(fault) => Ok(fault),
+            Err(error) => match self.judge(batch, error, None).await {
+                Attempt::Poison(fault) => Ok(Some(fault)),
+                other => Err(other),
+            },
+        }
+    }
+
+    async fn trial(&mut self, batch: &Batch, count: usize) -> Result<Option<Fault>, BatchError> {
         let decide = self.partition.deps.decide;
         let mut head = batch.head(self.log_time);
         let commands = &batch.commands[..count];
         head.log_time = commands.iter().map(|c| c.at).fold(self.log_time, i64::max);
-        let trial = async {
-            let mut tx = self.writer.begin(head).await?;
-            let result = async {
-                let snapshot = tx.load_snapshot(commands).await?;
-                let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| decide(&snapshot, commands))) else {
-                    return Ok(false);
-                };
-                match tx.write(commands, &outcome, &batch.raw()).await {
-                    Ok(()) => Ok(true),
-                    Err(BatchError::Refused(error)) if error.sqlstate().is_some_and(|c| c.starts_with("22")) => {
-                        Ok(false)
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-            .await;
-            match result {
-                Ok(is_good) => {
-                    tx.abandon().await;
-                    Ok(is_good)
-                }
-                Err(error) => Err(tx.roll_back(error).await),
-            }
+        let mut tx = self.writer.begin(head).await?;
+        let tried = async {
+            let snapshot = tx.load_snapshot(commands).await?;
+            let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| decide(&snapshot, commands))) else {
+                return Ok(Some(Fault::Panicked));
+            };
+            tx.write(commands, &outcome, &batch.raw()).await.map(|()| None)
         };
-        trial.await.map_err(|error| match error {
-            BatchError::Fenced => BatchEnd::Fenced,
-            BatchError::Contradiction(what) => BatchEnd::Halt(what),
-            BatchError::Refused(error) if error.sqlstate().is_some_and(|code| code.starts_with("23")) => {
-                BatchEnd::Halt(refusal_text(&error))
+        match tried.await {
+            Ok(fault) => {
+                tx.abandon().await;
+                Ok(fault)
             }
-            // Passing trouble: the worker starts anew from the stored position, after a pause.
-            BatchError::Refused(_) | BatchError::Lost(_) | BatchError::Doubtful(_) => BatchEnd::ClaimAgain,
-        })
+            Err(error) => Err(tx.roll_back(error).await),
+        }
+    }
+}
+
+/// Why a command that is marked as poison can't even be kept as poison.
+fn hopeless(place: Place, fault: &Fault) -> String {
+    let Place { offset, index } = place;
+    match fault {
+        Fault::Panicked => format!(
+            "decide panics even on a command that is only to be kept as poison (at {offset}.{index}): this build is broken"
+        ),
+        Fault::Refused(why) => format!("the poison at {offset}.{index} can't be stored: {why}"),
     }
 }

@@ -1,0 +1,122 @@
+//! What the failures of a batch come to: what is tried for ever, what only so often, and what a search for poison makes of them.
+
+use flashsale::limits;
+
+use crate::support::commands::{create, record, reserve};
+use crate::support::consumer::{SOON, World};
+use crate::support::kafka::publish_raw;
+use crate::support::wait::wait_for_value;
+
+/// Makes Postgres run this PL/pgSQL before each row of a reservation is written; `tries` counts, also what is rolled back.
+async fn plant(world: &World, body: &str) {
+    let planted = format!(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
+         CREATE TRIGGER planted BEFORE INSERT ON reservation FOR EACH ROW EXECUTE FUNCTION planted()"
+    );
+    world.db.run(&planted).await;
+}
+
+/// How often the planted code ran.
+async fn tries(world: &World) -> i64 {
+    world.db.number("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM tries").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_never_ends_halts_while_the_server_answers() {
+    let world = World::fresh(1).await;
+    plant(&world, "PERFORM nextval('tries'), pg_sleep(3600);").await;
+    world.publish(0, &[create("s", 0, 9, 5)]);
+    let consumer = world.consume();
+    world.wait_for_position(0, 1).await;
+    world.publish(0, &[reserve("s", "a", 1)]);
+    let patience = limits::STATEMENT_DEADLINE * limits::BATCH_ATTEMPTS_MAX + SOON;
+    let sql = "SELECT halted_reason FROM partition_state";
+    let reason = wait_for_value("a stored halt", patience, async || world.db.text(sql).await).await;
+    // Our deadline and the server's are equally long: whichever came first.
+    let expected = format!("a batch failed {} times: ", limits::BATCH_ATTEMPTS_MAX);
+    assert!(reason.starts_with(&expected) && reason.contains("write a batch"), "{reason}");
+    assert_eq!(tries(&world).await, i64::from(limits::BATCH_ATTEMPTS_MAX));
+    // The cause is removed, an operator resumes: the same batch is decided.
+    world.db.run("DROP TRIGGER planted ON reservation").await;
+    assert!(world.db.store().resume_partition(0, "trigger removed").await.unwrap());
+    world.wait_for_position(0, 2).await;
+    consumer.stop().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeouts_of_the_server_are_counted() {
+    for code in ["57014", "55P03"] {
+        let world = World::fresh(1).await;
+        plant(&world, &format!("PERFORM nextval('tries'); RAISE EXCEPTION 'planted' USING ERRCODE = '{code}';")).await;
+        world.publish(0, &[create("s", 0, 9, 5), reserve("s", "a", 1)]);
+        let consumer = world.consume();
+        let reason = world.wait_for_halt(0).await;
+        assert!(reason.contains(code) && reason.starts_with("a batch failed"), "{reason}");
+        assert_eq!(tries(&world).await, i64::from(limits::BATCH_ATTEMPTS_MAX));
+        consumer.stop().await;
+        world.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trouble_of_the_server_is_not_counted() {
+    let world = World::fresh(1).await;
+    let troubled = limits::BATCH_ATTEMPTS_MAX + 2;
+    let raise = format!(
+        "IF nextval('tries') <= {troubled} THEN RAISE EXCEPTION 'planted' USING ERRCODE = 'admin_shutdown'; END IF;"
+    );
+    plant(&world, &raise).await;
+    world.publish(0, &[create("s", 0, 9, 5), reserve("s", "a", 1)]);
+    let consumer = world.consume();
+    world.wait_for_position(0, 2).await;
+    assert_eq!(tries(&world).await, i64::from(troubled) + 1);
+    consumer.stop().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_contradiction_met_by_a_poison_trial_halts() {
+    let world = World::fresh(1).await;
+    plant(&world, "IF NEW.user_id = 'bad' THEN RAISE EXCEPTION 'planted' USING ERRCODE = '22023'; END IF;").await;
+    // Met by the trial of the first two alone: the whole batch ends by the poison before, and reserves three without it.
+    world.db.run("ALTER TABLE sku ADD CONSTRAINT planted_check CHECK (reserved <> 2)").await;
+    world.publish(0, &[create("s", 0, 9, 5)]);
+    let consumer = world.consume();
+    world.wait_for_position(0, 1).await;
+    let commands = ["a", "b", "bad", "c"].map(|user| reserve("s", user, 1));
+    publish_raw(&world.topic, 0, "s", &[&record(&commands)]);
+    let reason = world.wait_for_halt(0).await;
+    assert!(reason.contains("23514") && reason.contains("planted_check"), "{reason}");
+    assert_eq!(world.db.number("SELECT count(*) FROM poison").await, 0, "nobody was found guilty");
+    world.db.run("ALTER TABLE sku DROP CONSTRAINT planted_check").await;
+    assert!(world.db.store().resume_partition(0, "constraint removed").await.unwrap());
+    world.wait_for_position(0, 2).await;
+    assert_eq!(world.status(&commands[2]).await, "REJECTED");
+    assert_eq!(world.db.number("SELECT reserved FROM sku").await, 3);
+    consumer.stop().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poison_trial_that_fails_in_passing_is_repeated() {
+    let world = World::fresh(1).await;
+    // The whole batch ends by the poison in it; the trial of its first two is refused once.
+    let passing = "IF NEW.user_id = 'bad' THEN RAISE EXCEPTION 'planted' USING ERRCODE = '22023'; END IF;
+                   IF NEW.user_id = 'b' AND nextval('tries') = 2 THEN RAISE EXCEPTION 'planted' USING ERRCODE = '40001'; END IF;";
+    plant(&world, passing).await;
+    world.publish(0, &[create("s", 0, 9, 5)]);
+    let consumer = world.consume();
+    world.wait_for_position(0, 1).await;
+    let epoch = world.db.number("SELECT epoch FROM partition_state").await;
+    let commands = ["a", "b", "bad", "c"].map(|user| reserve("s", user, 1));
+    publish_raw(&world.topic, 0, "s", &[&record(&commands)]);
+    world.wait_for_position(0, 2).await;
+    assert_eq!(world.status(&commands[2]).await, "REJECTED");
+    assert_eq!(world.db.number("SELECT reserved FROM sku").await, 3);
+    assert_eq!(world.db.number("SELECT epoch FROM partition_state").await, epoch, "no claim was needed");
+    assert!(tries(&world).await > 2, "the trial was refused");
+    consumer.stop().await;
+    world.finish().await;
+}
