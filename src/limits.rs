@@ -283,6 +283,9 @@ pub const POISON_PER_BATCH_MAX: usize = 50;
 pub const DEAD_LETTERS_PER_ROUND: i64 = 100;
 /// Bytes of a dead letter that the client library accepts: far above what a broker takes into the log by default (1 MiB).
 pub const DEAD_LETTER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a dead letter may add to the record that it keeps: the letter's key and header, and the frame of a pack of one record. Together
+/// under 200 bytes.
+pub const DEAD_LETTER_OVERHEAD_BYTES: usize = 1024;
 /// How often unpublished dead letters are looked for.
 pub const DEAD_LETTER_EVERY: Duration = Duration::from_secs(5);
 

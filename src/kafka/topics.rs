@@ -1,7 +1,9 @@
 //! The topics that the service needs: made once by `flashsale migrate`, checked at every run of it.
 //!
 //! What makes a topic fit: the partition count that Postgres has rows for; `LogAppendTime`, because decisions take their time from the
-//! log; no compaction, because offsets must be dense. A topic that does not fit is an error that says what to do, never a silent repair.
+//! log; no compaction, because offsets must be dense; room for a pack of records, and in the dead-letter topic for the largest record that
+//! the request topic takes, because poison can be any size. A topic that does not fit is an error that says what to do, never a silent
+//! repair.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -50,12 +52,15 @@ pub async fn ensure(brokers: &str, topic: &str, partitions: i32, replication: i3
         .map_err(KafkaError::because("make an admin client"))?;
     let admin = Arc::new(admin);
     let dead_letters = dead_letter_topic(topic);
-    create(&admin, topic, partitions, replication).await?;
-    create(&admin, &dead_letters, DEAD_LETTER_PARTITIONS, replication).await?;
+    create(&admin, topic, partitions, replication, &[]).await?;
     await_leaders(&admin, topic, partitions).await?;
+    let largest = check_config(&admin, topic, limits::TOPIC_MESSAGE_BYTES_MIN, "a pack of records").await?;
+    // Generous where we may choose: a record that was packed by its producer is larger as a dead letter.
+    let letter_min = largest.saturating_add(limits::DEAD_LETTER_OVERHEAD_BYTES);
+    let room = letter_min.max(limits::DEAD_LETTER_BYTES_MAX + limits::DEAD_LETTER_OVERHEAD_BYTES).to_string();
+    create(&admin, &dead_letters, DEAD_LETTER_PARTITIONS, replication, &[(MESSAGE_BYTES, &room)]).await?;
     await_leaders(&admin, &dead_letters, DEAD_LETTER_PARTITIONS).await?;
-    check_config(&admin, topic).await?;
-    check_config(&admin, &dead_letters).await
+    check_config(&admin, &dead_letters, letter_min, "the largest record of the request topic").await.map(drop)
 }
 
 type Admin = Arc<AdminClient<LibraryLog>>;
@@ -66,8 +71,14 @@ fn options() -> AdminOptions {
         .operation_timeout(Some(limits::TOPIC_SETUP_DEADLINE))
 }
 
-/// Creates one topic; that it exists is fine here.
-async fn create(admin: &Admin, topic: &str, partitions: i32, replication: i32) -> Result<(), TopicError> {
+/// Creates one topic, with `settings` besides those that all have; that it exists is fine here.
+async fn create(
+    admin: &Admin,
+    topic: &str,
+    partitions: i32,
+    replication: i32,
+    settings: &[(&str, &str)],
+) -> Result<(), TopicError> {
     const ATTEMPT: &str = "create a topic";
     let retention = limits::LOG_RETENTION.as_millis().to_string();
     // One copy may be missing for writes to go on, as long as there are three; with two, both must not be needed.
@@ -77,6 +88,7 @@ async fn create(admin: &Admin, topic: &str, partitions: i32, replication: i32) -
         .set("cleanup.policy", DELETE)
         .set("retention.ms", &retention)
         .set("min.insync.replicas", &in_sync);
+    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
     let results = admin.create_topics([&new], &options()).await.map_err(KafkaError::because(ATTEMPT))?;
     for result in results {
         match result {
@@ -129,29 +141,36 @@ async fn leaders_of(admin: &Admin, topic: &str) -> Result<Vec<bool>, KafkaError>
 
 const LOG_APPEND_TIME: &str = "LogAppendTime";
 const DELETE: &str = "delete";
+const MESSAGE_BYTES: &str = "max.message.bytes";
 
-/// Refuses a topic whose settings would break a decision.
-async fn check_config(admin: &Admin, topic: &str) -> Result<(), TopicError> {
+/// Refuses a topic whose settings would break a decision, or where `what` of `bytes_min` bytes does not fit. Returns what does fit: bytes of
+/// the largest pack of records.
+async fn check_config(admin: &Admin, topic: &str, bytes_min: usize, what: &str) -> Result<usize, TopicError> {
     const ATTEMPT: &str = "read a topic's settings";
     let described = admin
         .describe_configs([&ResourceSpecifier::Topic(topic)], &options())
         .await
         .map_err(KafkaError::because(ATTEMPT))?;
+    let mut settings = HashMap::new();
     for resource in described {
         let resource =
             resource.map_err(|code| KafkaError::because(ATTEMPT)(rdkafka::error::KafkaError::AdminOp(code)))?;
-        let settings: HashMap<String, String> =
-            resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect();
-        let wrong = wrong_settings(&settings);
-        if !wrong.is_empty() {
-            return Err(TopicError::Unfit { topic: topic.to_owned(), what: wrong.join("; ") });
-        }
+        settings.extend(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))));
     }
-    Ok(())
+    let wrong = wrong_settings(&settings, bytes_min, what);
+    if wrong.is_empty() {
+        Ok(message_bytes(&settings).unwrap_or(bytes_min))
+    } else {
+        Err(TopicError::Unfit { topic: topic.to_owned(), what: wrong.join("; ") })
+    }
+}
+
+fn message_bytes(settings: &HashMap<String, String>) -> Option<usize> {
+    settings.get(MESSAGE_BYTES)?.parse().ok()
 }
 
 /// What is wrong with a topic's settings, with the remedy; empty = it fits.
-fn wrong_settings(settings: &HashMap<String, String>) -> Vec<String> {
+fn wrong_settings(settings: &HashMap<String, String>, bytes_min: usize, what: &str) -> Vec<String> {
     let value = |name: &str| settings.get(name).map_or("", String::as_str);
     let mut wrong = Vec::new();
     if value("message.timestamp.type") != LOG_APPEND_TIME {
@@ -164,13 +183,10 @@ fn wrong_settings(settings: &HashMap<String, String>) -> Vec<String> {
         wrong
             .push(format!("cleanup.policy is {}, it must be {DELETE}: offsets must be dense", value("cleanup.policy")));
     }
-    let takes_records =
-        value("max.message.bytes").parse::<usize>().is_ok_and(|bytes| bytes >= limits::TOPIC_MESSAGE_BYTES_MIN);
-    if !takes_records {
+    if message_bytes(settings).is_none_or(|bytes| bytes < bytes_min) {
         wrong.push(format!(
-            "max.message.bytes is {}, it must be {} or more: a pack of records must fit",
-            value("max.message.bytes"),
-            limits::TOPIC_MESSAGE_BYTES_MIN
+            "{MESSAGE_BYTES} is {}, it must be {bytes_min} or more: {what} must fit",
+            value(MESSAGE_BYTES)
         ));
     }
     wrong
@@ -189,18 +205,18 @@ mod tests {
         ];
         let check = |changed: Option<(&str, &str)>| {
             let settings = good.iter().copied().chain(changed).map(|(name, value)| (name.to_owned(), value.to_owned()));
-            wrong_settings(&settings.collect()).len()
+            wrong_settings(&settings.collect(), 1_048_588, "a record").len()
         };
         assert_eq!(check(None), 0);
         for changed in [
             ("message.timestamp.type", "CreateTime"),
             ("cleanup.policy", "compact"),
             ("cleanup.policy", "compact,delete"),
-            ("max.message.bytes", "1000"),
+            ("max.message.bytes", "1048587"),
             ("max.message.bytes", ""),
         ] {
             assert_eq!(check(Some(changed)), 1, "{changed:?}");
         }
-        assert_eq!(wrong_settings(&HashMap::new()).len(), 3, "what can't be read is not believed");
+        assert_eq!(wrong_settings(&HashMap::new(), 1, "a record").len(), 3, "what can't be read is not believed");
     }
 }

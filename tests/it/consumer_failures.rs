@@ -1,11 +1,13 @@
 //! What the failures of a batch come to: what is tried for ever, what only so often, and what a search for poison makes of them.
 
+use flashsale::kafka::{LogEnds, client, topics};
 use flashsale::limits;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::support::commands::{create, record, reserve};
 use crate::support::consumer::{SOON, World};
-use crate::support::kafka::publish_raw;
-use crate::support::wait::wait_for_value;
+use crate::support::kafka::{brokers, publish_raw};
+use crate::support::wait::{wait_for, wait_for_value};
 
 /// Makes Postgres run this PL/pgSQL before each row of a reservation is written; `tries` counts, also what is rolled back.
 async fn plant(world: &World, body: &str) {
@@ -80,12 +82,13 @@ async fn trouble_of_the_server_is_not_counted() {
 async fn a_contradiction_met_by_a_poison_trial_halts() {
     let world = World::fresh(1).await;
     plant(&world, "IF NEW.user_id = 'bad' THEN RAISE EXCEPTION 'planted' USING ERRCODE = '22023'; END IF;").await;
-    // Met by the trial of the first two alone: the whole batch ends by the poison before, and reserves three without it.
+    // Met by the trial of the first two alone: the whole batch ends by the poison before, and reserves four without it (three, if the trial
+    // found somebody else guilty).
     world.db.run("ALTER TABLE sku ADD CONSTRAINT planted_check CHECK (reserved <> 2)").await;
     world.publish(0, &[create("s", 0, 9, 5)]);
     let consumer = world.consume();
     world.wait_for_position(0, 1).await;
-    let commands = ["a", "b", "bad", "c"].map(|user| reserve("s", user, 1));
+    let commands = ["a", "b", "bad", "c", "d"].map(|user| reserve("s", user, 1));
     publish_raw(&world.topic, 0, "s", &[&record(&commands)]);
     let reason = world.wait_for_halt(0).await;
     assert!(reason.contains("23514") && reason.contains("planted_check"), "{reason}");
@@ -94,7 +97,7 @@ async fn a_contradiction_met_by_a_poison_trial_halts() {
     assert!(world.db.store().resume_partition(0, "constraint removed").await.unwrap());
     world.wait_for_position(0, 2).await;
     assert_eq!(world.status(&commands[2]).await, "REJECTED");
-    assert_eq!(world.db.number("SELECT reserved FROM sku").await, 3);
+    assert_eq!(world.db.number("SELECT reserved FROM sku").await, 4);
     consumer.stop().await;
     world.finish().await;
 }
@@ -117,6 +120,29 @@ async fn a_poison_trial_that_fails_in_passing_is_repeated() {
     assert_eq!(world.db.number("SELECT reserved FROM sku").await, 3);
     assert_eq!(world.db.number("SELECT epoch FROM partition_state").await, epoch, "no claim was needed");
     assert!(tries(&world).await > 2, "the trial was refused");
+    consumer.stop().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_record_that_a_broker_takes_becomes_a_dead_letter() {
+    let world = World::fresh(1).await;
+    // A broker takes packs of 1 MiB and 12 bytes by default; the frame of a pack of one takes 75 of them.
+    let largest = vec![b'x'; 1024 * 1024 + 12 - 80];
+    let producer: BaseProducer =
+        client::config(&brokers()).set("message.max.bytes", "2000000").create().expect("legal settings");
+    let record = BaseRecord::to(&world.topic).partition(0).key("s").payload(&largest);
+    producer.send(record).map_err(|(error, _)| error).expect("the queue has room");
+    producer.flush(SOON).expect("the broker answers");
+    let consumer = world.consume();
+    world.wait_for_position(0, 1).await;
+    wait_for("the letter is published", SOON, async || {
+        world.db.number("SELECT count(*) FROM poison WHERE published_at IS NOT NULL").await == 1
+    })
+    .await;
+    let letters = LogEnds::start(&brokers(), &topics::dead_letter_topic(&world.topic)).expect("legal settings");
+    let letter = letters.read_record(0, 0).await.expect("asked").expect("it is there");
+    assert!((letter.key.as_slice(), letter.payload == largest) == (b"0.0.0".as_slice(), true), "the whole record");
     consumer.stop().await;
     world.finish().await;
 }

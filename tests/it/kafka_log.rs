@@ -35,6 +35,27 @@ async fn a_topic_that_takes_the_producers_time_is_refused() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_topic_must_take_the_largest_record() {
+    let topic = fresh_name("small-letters");
+    let admin: AdminClient<_> = flashsale::kafka::client::config(&brokers()).create().expect("legal settings");
+    let requests = NewTopic::new(&topic, 1, TopicReplication::Fixed(1))
+        .set("message.timestamp.type", "LogAppendTime")
+        .set("max.message.bytes", "2000000");
+    let dead_letters = topics::dead_letter_topic(&topic);
+    let letters = NewTopic::new(&dead_letters, 1, TopicReplication::Fixed(1))
+        .set("message.timestamp.type", "LogAppendTime")
+        .set("max.message.bytes", "2000000");
+    let made = admin.create_topics([&requests, &letters], &AdminOptions::new()).await.expect("asked");
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    let Err(TopicError::Unfit { topic: refused, what }) = topics::ensure(&brokers(), &topic, 1, 1).await else {
+        panic!("it does not fit")
+    };
+    assert_eq!(refused, dead_letters);
+    let least = 2_000_000 + limits::DEAD_LETTER_OVERHEAD_BYTES;
+    assert!(what.contains(&format!("max.message.bytes is 2000000, it must be {least} or more")), "{what}");
+}
+
+#[tokio::test]
 async fn log_ends_and_records_are_those_of_the_leader() {
     let topic = fresh_topic(2).await;
     let ends = LogEnds::start(&brokers(), &topic).expect("starts");
