@@ -12,7 +12,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
@@ -20,9 +20,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::poll::Control;
-use super::worker::{BatchEnd, Worker};
+use super::worker::{BatchEnd, NONE_DECIDED, Worker};
 use super::{Config, Deps};
-use crate::effects::Effects;
+use crate::effects::{BatchEffects, Effects};
 use crate::store::{Claim, ClaimError, Writer};
 use crate::telemetry::metrics as names;
 use crate::{ids, limits, wire};
@@ -149,7 +149,7 @@ impl Partition {
         );
         gauge!(names::HALTED, "partition" => self.partition.to_string()).set(0.0);
         let (records, received) = mpsc::channel(limits::PARTITION_BUFFER_RECORDS_MAX);
-        let decided = Arc::new(AtomicI64::new(-1));
+        let decided = Arc::new(AtomicI64::new(NONE_DECIDED));
         let fetch = Control::Fetch {
             generation: self.generation,
             partition: self.partition,
@@ -160,9 +160,8 @@ impl Partition {
         if self.controls.send(fetch).await.is_err() {
             return (End::Stopped, false);
         }
-        let mut worker = Worker::new(self, writer, &claim, received, decided, effects);
-        worker.repeat_last_effects().await;
-        let end = worker.decide_batches().await;
+        let mut worker = Worker::new(self, writer, &claim, received, Arc::clone(&decided), effects);
+        let end = beside(worker.decide_batches(), self.repeat_last_effects(&claim, effects, &decided)).await;
         let has_committed = worker.position() > claim.position;
         let end = match end {
             BatchEnd::Stopped => End::Stopped,
@@ -185,6 +184,21 @@ impl Partition {
             }
         };
         (end, has_committed)
+    }
+
+    /// A claim repeats the effects of the last batch: its predecessor may have died between COMMIT and telling anyone. Nobody waits for it:
+    /// effects go out in order, so once a batch of this worker is `decided`, it is too late, and that batch speaks for itself.
+    async fn repeat_last_effects(&self, claim: &Claim, effects: &Effects, decided: &AtomicI64) {
+        match self.deps.store.load_last_effects(self.partition).await {
+            Ok(_) if decided.load(Ordering::Relaxed) != NONE_DECIDED => {
+                tracing::debug!(kafka.partition = self.partition, "a batch came before the last effects were repeated");
+            }
+            Ok(last) => effects.submit(BatchEffects { epoch: claim.epoch, position: claim.position, ..last }),
+            // Hints only: the sweep and the catalogue's refresh find out by themselves.
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "could not repeat the last effects");
+            }
+        }
     }
 
     /// Whether the log still holds what was decided: nothing undecided is gone, nothing decided was rewritten.
@@ -277,6 +291,16 @@ impl Partition {
             () = self.stop.cancelled() => Pause::Stopped,
             () = sleep(wait) => Pause::Over,
         }
+    }
+}
+
+/// Runs `main` to its end, and `side` as far as it gets meanwhile; in one task, so that between two waits of the one the other can't act.
+async fn beside<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>) -> T {
+    tokio::pin!(main);
+    tokio::select! {
+        biased;
+        done = &mut main => done,
+        () = side => main.await,
     }
 }
 

@@ -47,6 +47,9 @@ pub(super) enum BatchEnd {
     NewerBuild { offset: i64, version: u8 },
 }
 
+/// Instead of a position, while a worker has not committed a batch.
+pub(super) const NONE_DECIDED: i64 = -1;
+
 pub(super) struct Worker<'p> {
     partition: &'p Partition,
     writer: Writer,
@@ -62,6 +65,7 @@ pub(super) struct Worker<'p> {
 }
 
 impl<'p> Worker<'p> {
+    /// `decided` is the position after the last batch that this worker committed; the caller begins it with [`NONE_DECIDED`].
     pub fn new(
         partition: &'p Partition,
         writer: Writer,
@@ -283,21 +287,6 @@ impl<'p> Worker<'p> {
         ));
         report::measure(&*self.partition.deps.clock, batch, outcome, took);
         report::log_line(self.partition.partition, &head, batch, outcome, took);
-    }
-
-    /// A claim repeats the effects of the last batch: its predecessor may have died between COMMIT and telling anyone.
-    pub async fn repeat_last_effects(&mut self) {
-        match self.partition.deps.store.load_last_effects(self.partition.partition).await {
-            Ok(mut effects) => {
-                effects.epoch = self.writer.epoch();
-                effects.position = self.position;
-                self.effects.submit(effects);
-            }
-            // Hints only: the sweep and the catalogue's refresh find out by themselves.
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "could not repeat the last effects")
-            }
-        }
     }
 }
 

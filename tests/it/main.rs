@@ -6,6 +6,7 @@
 mod admission_catalogue;
 mod admission_flow;
 mod cli_commands;
+mod consumer_effects;
 mod consumer_failures;
 mod consumer_guards;
 mod consumer_partition;

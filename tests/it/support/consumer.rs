@@ -64,15 +64,20 @@ impl World {
 
     /// Starts one with another way to Postgres, or another decision function.
     pub fn consume_with(&self, database_url: &str, decide: Decide) -> Running {
-        self.start(database_url, decide, Arc::new(SystemClock))
+        self.start(database_url, |deps| deps.decide = decide)
     }
 
     /// Starts one that reads another clock.
     pub fn consume_with_clock(&self, clock: Arc<dyn Clock>) -> Running {
-        self.start(&self.db.url, consumer::decide, clock)
+        self.consume_changed(|deps| deps.clock = clock)
     }
 
-    fn start(&self, database_url: &str, decide: Decide, clock: Arc<dyn Clock>) -> Running {
+    /// Starts one with other parts around it.
+    pub fn consume_changed(&self, change: impl FnOnce(&mut Deps)) -> Running {
+        self.start(&self.db.url, change)
+    }
+
+    fn start(&self, database_url: &str, change: impl FnOnce(&mut Deps)) -> Running {
         let redis = std::env::var("REDIS_URL").expect("REDIS_URL names the server; `make test` sets it");
         let config = Config {
             kafka_brokers: brokers(),
@@ -87,15 +92,16 @@ impl World {
                 build: "test".into(),
             },
         };
-        let deps = Deps {
+        let mut deps = Deps {
             store: self.db.store(),
             cache: Cache::new(&redis, &fresh_name("prefix")).expect("a legal URL"),
             waiters: Waiters::default(),
             catalogue: None,
             log_ends: LogEnds::start(&brokers(), &self.topic).expect("legal settings"),
-            clock,
-            decide,
+            clock: Arc::new(SystemClock),
+            decide: consumer::decide,
         };
+        change(&mut deps);
         let (stop, health) = (CancellationToken::new(), Health::default());
         let task = tokio::spawn(consumer::run(config, deps, health.clone(), stop.clone()));
         Running { stop, task, health }
