@@ -8,11 +8,16 @@
 //! - A refusal burns nothing: no key, no limit.
 //! - A keyed request is looked up before it is refused, in Redis, then in Postgres; if it was accepted before, the answer is the replay.
 //! - A key is known by a decision or a delivery report and by nothing else. A pending marker means: publish again.
+//! - A keyed request is refused for good only on two proofs. **The log**: all that stood in the SKU's partition when the request came is
+//!   decided, and no row has its id; so whatever any process had accepted by then is found, whether Redis heard of it or not. **Redis'
+//!   memory**: it has no marker and has forgotten nothing lately; so no earlier try of unknown outcome is still on its way. What lacks a
+//!   proof is published and the writer says.
+//! - Redis must hear of every keyed request that went into the log, or may have, without a marker: its marker is written afterwards. If
+//!   that fails, its memory has a gap, and it is told to count its memory from now.
 
 mod admit;
 mod batcher;
 mod catalogue;
-mod key_lookup;
 mod lag;
 mod publish;
 mod redis_check;
@@ -23,8 +28,7 @@ use uuid::Uuid;
 use crate::cache::Cache;
 use crate::clock::Millis;
 use crate::ids::{IdempotencyKey, Quantity, SkuId, Ticket, UserId};
-use crate::store::Store;
-use key_lookup::KeyLookup;
+use crate::status::StatusReader;
 use redis_check::RedisCheck;
 
 pub use catalogue::{Catalogue, Found, SoldOut};
@@ -138,19 +142,20 @@ impl Refusal {
 pub struct Admission {
     catalogue: Catalogue,
     redis: Option<RedisCheck>,
-    keys: KeyLookup,
+    status: StatusReader,
 }
 
 impl Admission {
-    /// Starts the tasks that ask Redis and Postgres for many requests at once; they end when the last handle is gone and what is queued
-    /// is done. Without a `cache` everything is admitted unchecked.
-    pub fn start(cache: Option<Cache>, store: Store, catalogue: Catalogue, tasks: &TaskTracker) -> Self {
+    /// Starts the tasks that ask Redis for many requests at once; they end when the last handle is gone and what is queued is done.
+    /// Without a `cache` everything is admitted unchecked. `status` looks up keyed requests that would be refused.
+    pub fn start(cache: Option<Cache>, status: StatusReader, catalogue: Catalogue, tasks: &TaskTracker) -> Self {
         let redis = cache.map(|cache| RedisCheck::start(cache, tasks));
-        Self { catalogue, redis, keys: KeyLookup::start(store, tasks) }
+        Self { catalogue, redis, status }
     }
 
-    /// Decides whether `request` may go into the log. Waits about [`crate::limits::REDIS_DEADLINE`] for Redis at most, and only for
-    /// keyed requests that would be refused and for unknown SKUs also up to [`crate::limits::READ_DEADLINE`] for Postgres.
+    /// Decides whether `request` may go into the log. Waits about [`crate::limits::REDIS_DEADLINE`] for Redis at most; for unknown SKUs
+    /// also up to [`crate::limits::READ_DEADLINE`] for Postgres, and for keyed requests that would be refused up to
+    /// [`crate::limits::ABSENCE_PROOF_WAIT`] for a look at Postgres and at the log's end.
     pub async fn admit(&self, request: &ReserveRequest) -> Admitted {
         admit::admit(self, request).await
     }

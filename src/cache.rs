@@ -171,6 +171,13 @@ pub enum SettleItem {
         /// Where it stands.
         ticket: Ticket,
     },
+    /// It may be in the log, and no marker says so: a pending one is written, unless another attempt wrote one meanwhile.
+    Unknown {
+        /// Of the keyed request; others need no call.
+        key: KeyMarker,
+        /// The minute that its record names.
+        minute: i64,
+    },
     /// Definitely not in the log: the provisional units go back and a marker that is still pending is removed. A key that another
     /// attempt made known meanwhile, or that was tried again, keeps both.
     NotSent {
@@ -217,8 +224,8 @@ impl Cache {
     }
 
     /// Looks up keys, checks limits and takes provisional units for up to [`limits::ADMISSION_CALL_MAX`] requests, as if each were
-    /// asked after the one before it. `is_memory_new` = keyed requests were accepted without a marker lately: Redis counts its memory
-    /// from now.
+    /// asked after the one before it. `is_memory_new` = keyed requests may be in the log that Redis could not be told of: it counts its
+    /// memory from now. That can be said without any request.
     ///
     /// # Errors
     /// [`CacheError`], within [`limits::REDIS_DEADLINE`]; the call may have had its effects nevertheless.

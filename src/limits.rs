@@ -161,8 +161,6 @@ pub const SOLD_OUT_LEASE: Duration = Duration::from_secs(1);
 pub const SOLD_OUT_RENEW_EVERY: Duration = Duration::from_millis(400);
 /// Age of the oldest undecided request at which intake answers 503 `OVERLOADED`: under half of the shortest hold.
 pub const INTAKE_LAG_MAX: Duration = Duration::from_secs(4);
-/// Keyed requests waiting to be looked up in Postgres before they are refused; beyond it 503 `OVERLOADED`.
-pub const KEY_LOOKUP_QUEUE_MAX: usize = 10_000;
 /// Growth of the log that the lag clock tells apart; finer steps are added to the older one, so the lag is never understated.
 pub const LAG_RESOLUTION: Duration = Duration::from_millis(50);
 /// Steps of one partition's log that the lag clock remembers: more than [`INTAKE_LAG_MAX`] of growth at full resolution.
@@ -199,6 +197,8 @@ pub const EFFECTS_DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 pub const SETTLE_QUEUE_MAX: usize = 10_000;
 /// Of those in one call.
 pub const SETTLE_CALL_MAX: usize = 250;
+/// How often Redis is told again that its memory has a gap, until it hears it; a request that comes sooner tells it on its way.
+pub const MEMORY_GAP_TELL_EVERY: Duration = Duration::from_millis(250);
 /// Redis' view of one minute reaches back this many minutes: with [`PROVISIONAL_TTL`], all that has not expired.
 pub const PROVISIONAL_MINUTES: i64 = 3;
 /// Commands on their way through one connection: far more than the callers have, so it only stops a leak.
@@ -365,6 +365,10 @@ const _: () = {
     assert!(
         KEY_MARKER_TTL.as_secs() > INTAKE_LAG_MAX.as_secs() + MESSAGE_TIMEOUT.as_secs(),
         "Redis could not vouch for absence"
+    );
+    assert!(
+        INTAKE_LAG_MAX.as_secs() + MESSAGE_TIMEOUT.as_secs() >= LANDING_WINDOW.as_secs(),
+        "Redis would vouch for requests that may still land"
     );
     assert!(SOLD_OUT_RENEW_EVERY.as_millis() * 2 < SOLD_OUT_LEASE.as_millis(), "a flag would flicker");
     assert!(PARTITION_BUFFER_RECORDS_MAX >= BATCH_SIZE_MAX, "a batch of unpacked records could never fill");

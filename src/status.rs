@@ -126,6 +126,30 @@ impl StatusReader {
         }
     }
 
+    /// Whether the reservation `id` can be found in `partition`, where all of its SKU's requests go: everything that was in it when this
+    /// was asked is waited for, so that whatever any process had accepted by then is found. `Decided`, `Absent` or `Unavailable`, within
+    /// [`limits::ABSENCE_PROOF_WAIT`].
+    pub async fn find_in_partition(&self, id: Uuid, partition: i32) -> Found {
+        let found = self.find_up_to_log_end(id, partition);
+        tokio::time::timeout(limits::ABSENCE_PROOF_WAIT, found).await.unwrap_or(Found::Unavailable)
+    }
+
+    async fn find_up_to_log_end(&self, id: Uuid, partition: i32) -> Found {
+        // In this order, as in `prove_absence`.
+        let may_land = self.landing.may_land(id, Instant::now().into_std(), self.clock.now());
+        let Ok((_, end)) = self.log_ends.watermarks(partition).await else { return Found::Unavailable };
+        loop {
+            let Ok(StatusAnswer { row, partitions }) = self.read(id).await else { return Found::Unavailable };
+            if let Some(row) = row {
+                return Found::Decided(Box::new(row));
+            }
+            if partitions.iter().any(|row| row.partition == partition && row.position >= end) {
+                return if may_land { Found::Unavailable } else { Found::Absent };
+            }
+            tokio::time::sleep(limits::ABSENCE_PROOF_EVERY).await;
+        }
+    }
+
     /// Notes that a record is in the log at `ticket`, by its delivery report: it needs no question to the leader to be called QUEUED.
     pub fn observe_delivered(&self, ticket: Ticket) {
         self.progress.observe_end(ticket.partition, ticket.place.offset + 1);

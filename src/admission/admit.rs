@@ -1,4 +1,4 @@
-//! The decision about one request: from memory, then Redis, then (only to refuse a keyed one) Postgres.
+//! The decision about one request: from memory, then Redis, then (only to refuse a keyed one) Postgres and the log's end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,6 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::catalogue::Found;
-use super::key_lookup::Looked;
 use super::publish::{Publish, Settle, Taken};
 use super::redis_check::Checked;
 use super::{Admission, Admitted, Refusal, Replay, ReserveRequest};
@@ -15,6 +14,7 @@ use crate::clock::Millis;
 use crate::ids;
 use crate::inventory::Settings;
 use crate::limits;
+use crate::status;
 use crate::store::CatalogueEntry;
 
 const MINUTE_US: i64 = 60_000_000;
@@ -153,18 +153,29 @@ impl Case<'_> {
     /// The key was not met in Redis. `memory_age`: how far back Redis can say so.
     async fn refuse_unless_known(self, refusal: Refusal, memory_age: Duration) -> Admitted {
         let Some(id) = self.key.as_ref().map(|key| key.id) else { return Admitted::Refused(refusal) };
-        match self.admission.keys.look_up(id).await {
-            Some(Looked::Decided(row)) if row.quantity.is_some_and(|q| q != self.request.quantity.get()) => {
+        let status = &self.admission.status;
+        let vouches = self.vouches(memory_age);
+        let found = match &self.entry {
+            Some(entry) if vouches && !refusal.is_for_now() => status.find_in_partition(id, entry.partition).await,
+            // A refusal for now does not wait: its client comes again.
+            Some(_) | None => match status.read(id).await.map(|answer| answer.row) {
+                Ok(Some(row)) => status::Found::Decided(Box::new(row)),
+                Ok(None) if vouches => status::Found::Absent,
+                Ok(None) | Err(_) => status::Found::Unavailable,
+            },
+        };
+        match found {
+            status::Found::Decided(row) if row.quantity.is_some_and(|q| q != self.request.quantity.get()) => {
                 Admitted::Refused(Refusal::KeyReused)
             }
-            Some(Looked::Decided(row)) => Admitted::Replay(Replay { id, ticket: Some(row.ticket), is_decided: true }),
-            Some(Looked::Undecided) if self.vouches(memory_age) => Admitted::Refused(refusal),
-            Some(Looked::Undecided | Looked::Away) => self.say_without_proof(refusal, id),
-            None => Admitted::Refused(Refusal::Overloaded { maybe_accepted: Some(id) }),
+            status::Found::Decided(row) => Admitted::Replay(Replay { id, ticket: Some(row.ticket), is_decided: true }),
+            status::Found::Absent => Admitted::Refused(refusal),
+            status::Found::Queued(_) | status::Found::Unavailable => self.say_without_proof(refusal, id),
         }
     }
 
-    /// Whether a key that Redis does not know was not accepted lately: it would remember everything that may still be undecided.
+    /// Whether Redis remembers everything that may still be undecided or on its way into the log, so that a key that it does not know was
+    /// not tried lately. Only as far as it was told: what a process could not tell it yet is a gap, see `publish`.
     fn vouches(&self, memory_age: Duration) -> bool {
         let lag =
             self.entry.as_ref().map_or(Duration::ZERO, |entry| self.admission.catalogue.lag().age(entry.partition));
@@ -176,12 +187,10 @@ impl Case<'_> {
     /// Nobody can say whether the key was accepted before: a final refusal is left to the writer, who knows; a refusal for now says
     /// that it does not know. A SKU that is unknown now was never known, and nothing of it can have been accepted.
     fn say_without_proof(self, refusal: Refusal, id: Uuid) -> Admitted {
-        match refusal {
-            Refusal::Overloaded { .. } | Refusal::Halted { .. } | Refusal::Unavailable { .. } => {
-                Admitted::Refused(refusal.of_maybe_accepted(Some(id)))
-            }
-            refusal => self.publish(Try::Unchecked).unwrap_or(Admitted::Refused(refusal)),
+        if refusal.is_for_now() {
+            return Admitted::Refused(refusal.of_maybe_accepted(Some(id)));
         }
+        self.publish(Try::Unchecked).unwrap_or(Admitted::Refused(refusal))
     }
 
     /// The time of the request, or the nearest one in the minute that its units were taken from, unless that minute has expired. So a
@@ -200,16 +209,14 @@ impl Case<'_> {
     fn publish(&self, this_try: Try) -> Option<Admitted> {
         let entry = self.entry.as_ref()?;
         let ReserveRequest { user, sku, quantity, .. } = self.request;
-        let redis = self.admission.redis.as_ref();
         let keyed_id = self.key.as_ref().map(|key| key.id);
-        if let (Some(redis), Some(_), Try::Unchecked) = (redis, keyed_id, this_try) {
-            redis.note_gap();
-        }
         let taken = || Taken { user: user.clone(), sku: sku.clone(), quantity: *quantity, minute: self.minute() };
         let settle = Settle {
             key: self.key.clone(),
+            has_marker: this_try != Try::Unchecked,
             taken: matches!(this_try, Try::First { .. }).then(taken),
-            settles: redis.map(|redis| redis.settles()),
+            minute: self.minute(),
+            redis: self.admission.redis.clone(),
             lag: self.admission.catalogue.lag().clone(),
         };
         Some(Admitted::Publish(Publish {
@@ -224,6 +231,11 @@ impl Case<'_> {
 }
 
 impl Refusal {
+    /// 503: the same request may be taken a little later. All others are final, as far as anybody can say.
+    fn is_for_now(&self) -> bool {
+        matches!(self, Self::Overloaded { .. } | Self::Halted { .. } | Self::Unavailable { .. })
+    }
+
     /// A refusal for now that has to say that an earlier request with the same key may have been accepted.
     fn of_maybe_accepted(self, id: Option<Uuid>) -> Self {
         match self {

@@ -1,9 +1,9 @@
 //! A request that may go into the log, and what Redis is told when it is known what became of it.
 
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::Lag;
+use super::redis_check::{RedisCheck, Told};
 use crate::cache::{KeyMarker, SettleItem};
 use crate::ids::{Quantity, SkuId, UserId};
 use crate::ingress::Delivery;
@@ -26,13 +26,18 @@ pub struct Publish {
     pub(super) settle: Settle,
 }
 
-/// What is needed to tell Redis.
+/// What is needed to tell Redis. Tells it once: dropped untold, it tells that nobody knows.
 pub(super) struct Settle {
+    /// Taken when told.
     pub(super) key: Option<KeyMarker>,
-    /// Provisional units that this request took, not an earlier try of it.
+    /// Redis wrote a pending marker for the key before the publish. Without one it must hear of the key afterwards.
+    pub(super) has_marker: bool,
+    /// Provisional units that this request took, not an earlier try of it. Taken when told.
     pub(super) taken: Option<Taken>,
+    /// Of the request.
+    pub(super) minute: i64,
     /// Absent without Redis.
-    pub(super) settles: Option<mpsc::Sender<SettleItem>>,
+    pub(super) redis: Option<RedisCheck>,
     pub(super) lag: Lag,
 }
 
@@ -47,24 +52,35 @@ pub(super) struct Taken {
 
 impl Publish {
     /// Says what became of the request. Never waits: Redis is told later, with others. A `Publish` that is dropped instead is as
-    /// [`Delivery::Unknown`]: its hints expire by themselves.
-    pub fn settle(self, delivery: &Delivery) {
-        let Settle { key, taken, settles, lag } = self.settle;
+    /// [`Delivery::Unknown`]: its units expire by themselves.
+    pub fn settle(mut self, delivery: &Delivery) {
+        self.settle.tell(delivery);
+    }
+}
+
+impl Settle {
+    fn tell(&mut self, delivery: &Delivery) {
         if let Delivery::Delivered(ticket) = delivery {
-            lag.observe_delivered(*ticket);
+            self.lag.observe_delivered(*ticket);
         }
-        let item = match (*delivery, key, taken) {
+        let item = match (*delivery, self.key.take(), self.taken.take()) {
             (Delivery::Delivered(ticket), Some(key), _) => SettleItem::Delivered { key, ticket },
             (Delivery::NotSent(_), key, Some(Taken { user, sku, quantity, minute })) => {
                 SettleItem::NotSent { user, sku, quantity, minute, key }
             }
+            (Delivery::Unknown, Some(key), _) if !self.has_marker => SettleItem::Unknown { key, minute: self.minute },
             // Nothing to say, or nobody knows: an unknown outcome keeps its units and its pending marker.
             _ => return,
         };
-        if let Some(settles) = settles {
-            // Full: Redis is not told, and stays stricter until the hints expire.
-            drop(settles.try_send(item));
+        if let Some(redis) = &self.redis {
+            redis.settle(Told { item, is_gap_if_lost: !self.has_marker });
         }
+    }
+}
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        self.tell(&Delivery::Unknown);
     }
 }
 

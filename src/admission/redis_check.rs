@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use metrics::counter;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -21,12 +22,19 @@ pub(super) struct Checked {
     pub(super) memory_age: Duration,
 }
 
+/// What became of one request, for Redis to know.
+pub(super) struct Told {
+    pub(super) item: SettleItem,
+    /// Redis has no marker of it: if it does not hear this, its memory has a gap.
+    pub(super) is_gap_if_lost: bool,
+}
+
 /// The handle of admission; cheap to clone.
 #[derive(Clone)]
 pub(super) struct RedisCheck {
     checks: Batcher<AdmissionItem, Option<Checked>>,
-    settles: mpsc::Sender<SettleItem>,
-    /// Keyed requests were accepted without a marker, and Redis was not told so yet: it must not vouch for absence.
+    settles: mpsc::Sender<Told>,
+    /// Keyed requests are in the log, or may be, and Redis could not be told of them: it must not vouch for absence.
     is_memory_gapped: Arc<AtomicBool>,
 }
 
@@ -44,7 +52,7 @@ impl RedisCheck {
                 answers.give(check(&front, &gapped, &items).await);
             }
         });
-        tasks.spawn(settle_all(cache, settled));
+        tasks.spawn(settle_all(cache, Arc::clone(&is_memory_gapped), settled));
         Self { checks, settles, is_memory_gapped }
     }
 
@@ -57,14 +65,13 @@ impl RedisCheck {
         checked
     }
 
-    /// A keyed request goes into the log without a marker.
-    pub(super) fn note_gap(&self) {
-        self.is_memory_gapped.store(true, Ordering::SeqCst);
-    }
-
-    /// Where what became of a request is left; full = Redis is not told.
-    pub(super) fn settles(&self) -> mpsc::Sender<SettleItem> {
-        self.settles.clone()
+    /// Leaves what became of a request. Full = Redis is not told: it stays stricter until its hints expire, or has a gap.
+    pub(super) fn settle(&self, told: Told) {
+        if let Err(TrySendError::Full(told) | TrySendError::Closed(told)) = self.settles.try_send(told)
+            && told.is_gap_if_lost
+        {
+            self.is_memory_gapped.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -85,18 +92,39 @@ async fn check(cache: &Cache, is_memory_gapped: &AtomicBool, items: &[AdmissionI
     }
 }
 
-/// Best effort: what Redis is not told expires, and until then it is stricter than it need be.
-async fn settle_all(cache: Cache, mut settled: mpsc::Receiver<SettleItem>) {
+/// Best effort: what Redis is not told expires, and until then it is stricter than it need be; of a gap in its memory it is told until it
+/// hears it, also if no request comes to tell it on its way.
+async fn settle_all(cache: Cache, is_memory_gapped: Arc<AtomicBool>, mut settled: mpsc::Receiver<Told>) {
     let mut gathered = Vec::with_capacity(limits::SETTLE_CALL_MAX);
     let mut was_failing = false;
-    while settled.recv_many(&mut gathered, limits::SETTLE_CALL_MAX).await > 0 {
-        let said = cache.settle(&gathered).await;
+    loop {
+        let is_gapped = is_memory_gapped.load(Ordering::SeqCst);
+        tokio::select! {
+            count = settled.recv_many(&mut gathered, limits::SETTLE_CALL_MAX) => {
+                if count == 0 {
+                    break;
+                }
+            }
+            () = tokio::time::sleep(limits::MEMORY_GAP_TELL_EVERY), if is_gapped => {
+                check(&cache, &is_memory_gapped, &[]).await;
+                continue;
+            }
+        }
+        let is_gap_if_lost = gathered.iter().any(|told| told.is_gap_if_lost);
+        let items: Vec<SettleItem> = gathered.drain(..).map(|told| told.item).collect();
+        let said = cache.settle(&items).await;
+        if said.is_err() && is_gap_if_lost {
+            is_memory_gapped.store(true, Ordering::SeqCst);
+        }
         if let Err(error) = &said
             && !was_failing
         {
             warn!(error = error as &dyn std::error::Error, "provisional units and markers expire by themselves");
         }
         was_failing = said.is_err();
-        gathered.clear();
+    }
+    // The last chance of a process that ends.
+    if is_memory_gapped.load(Ordering::SeqCst) {
+        check(&cache, &is_memory_gapped, &[]).await;
     }
 }

@@ -1,6 +1,6 @@
 -- Admission of many requests in one call, as if each were asked after the one before it.
 --
--- ARGV: prefix, '1' if keyed requests were accepted without a marker lately, life of provisional units (s), life of a marker (s),
+-- ARGV: prefix, '1' if keyed requests may be in the log that this instance was not told of, life of provisional units (s), life of a marker (s),
 --       minutes that provisional units are summed over,
 --       then 8 per request: user, sku, quantity, limit, minute, '1' if refused already, marker name ('' = no key), id and fingerprint.
 -- A marker is: state ('P' pending, 'R' pending and tried again, 'K' known), 32 digits of id, 16 of fingerprint, then the ticket of a

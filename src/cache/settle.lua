@@ -1,6 +1,6 @@
 -- What became of many admitted requests on their way into the log.
 --
--- ARGV: prefix, life of a marker (s), then 8 per request: 'D' delivered or 'N' not sent, user, sku, quantity, minute,
+-- ARGV: prefix, life of a marker (s), then 8 per request: 'D' delivered, 'U' unknown or 'N' not sent, user, sku, quantity, minute,
 --       marker name ('' = no key), id and fingerprint, ticket.
 -- Markers are as in admit.lua.
 local FIRST, WIDTH = 3, 8
@@ -26,6 +26,9 @@ for at = FIRST, #ARGV, WIDTH do
     if not marker or state == 'P' or state == 'R' then
       redis.call('SET', key, 'K' .. id_and_fingerprint .. ARGV[at + 7], 'EX', ARGV[2])
     end
+  elseif ARGV[at] == 'U' then
+    -- As if tried again: nothing that is said of one try says anything about the key.
+    if not marker then redis.call('SET', key, 'R' .. id_and_fingerprint .. ARGV[at + 4], 'EX', ARGV[2]) end
   elseif state ~= 'K' and state ~= 'R' then
     -- Known by another try = these units are in the log, and the writer settles them. Tried again = they may be, and the key with them.
     if state == 'P' then redis.call('DEL', key) end

@@ -18,6 +18,11 @@ pub(super) async fn call(inner: &Inner, items: &[SettleItem]) -> Result<(), Cach
                 marker_args(&mut call, Some(key));
                 call.arg(ticket.to_string());
             }
+            SettleItem::Unknown { key, minute } => {
+                call.arg("U").arg("").arg("").arg(0).arg(*minute);
+                marker_args(&mut call, Some(key));
+                call.arg("");
+            }
             SettleItem::NotSent { user, sku, quantity, minute, key } => {
                 call.arg("N").arg(user.as_str()).arg(sku.as_str()).arg(quantity.get()).arg(*minute);
                 marker_args(&mut call, key.as_ref());

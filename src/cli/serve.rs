@@ -157,11 +157,12 @@ impl Api {
         let catalogue = Catalogue::new(store.clone());
         let catalogue_loaded = Flag::default();
         let stop_waiting = CancellationToken::new();
+        let status = StatusReader::start(store.clone(), log_ends.clone(), Arc::clone(clock));
         let app = App {
-            admission: Admission::start(Some(cache.clone()), store.clone(), catalogue.clone(), &services),
+            admission: Admission::start(Some(cache.clone()), status.clone(), catalogue.clone(), &services),
             catalogue: catalogue.clone(),
             ingress: ingress.clone(),
-            status: StatusReader::start(store.clone(), log_ends.clone(), Arc::clone(clock)),
+            status,
             waiters: waiters.clone(),
             store: store.clone(),
             admin: SkuAdmin::new(

@@ -1,5 +1,6 @@
 //! Admission on the real Postgres and Redis: what is refused, what is published, and that a known key is never refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flashsale::admission::{Admission, Admitted, Catalogue, Publish, Refusal, Replay, ReserveRequest};
@@ -8,15 +9,19 @@ use flashsale::clock::{Clock, SystemClock};
 use flashsale::effects::SkuHint;
 use flashsale::ids::{IdempotencyKey, Place, Quantity, Ticket};
 use flashsale::ingress::{Delivery, NotSent};
+use flashsale::kafka::LogEnds;
 use flashsale::limits;
-use flashsale::store::PartitionRow;
+use flashsale::status::StatusReader;
+use flashsale::store::{PartitionRow, Store};
 use futures_util::future::join_all;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::support::commands::{sku, user};
 use crate::support::database::Database;
-use crate::support::redis::Space;
-use crate::support::services::Services;
+use crate::support::gate::Gate;
+use crate::support::kafka::{brokers, fresh_topic, publish_raw};
+use crate::support::redis::{self, Space};
 use crate::support::wait::{wait_for, wait_for_value};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,10 +41,17 @@ impl World {
         Self::with(space, Some(cache)).await
     }
 
+    /// And a SKU `over` whose sale has ended.
+    async fn after_the_sale() -> Self {
+        let world = Self::start().await;
+        world.configure("over", 10, "NULL, to_timestamp(0)").await;
+        world
+    }
+
     async fn with(space: Space, cache: Option<Cache>) -> Self {
-        let db = Database::fresh("t", 1).await;
+        let db = Database::fresh(&fresh_topic(1).await, 1).await;
         let catalogue = Catalogue::new(db.store());
-        let admission = Admission::start(cache, db.store(), catalogue.clone(), &TaskTracker::new());
+        let admission = Admission::start(cache, reader(db.store(), &db.topic), catalogue.clone(), &TaskTracker::new());
         let world = Self { db, space, catalogue, admission };
         world.configure("s", 10, "NULL, NULL").await;
         world
@@ -53,15 +65,24 @@ impl World {
 
     /// As the writer leaves a decision.
     async fn decide(&self, publish: &Publish, quantity: u32) {
+        self.decide_id(publish.id, quantity).await;
+    }
+
+    async fn decide_id(&self, id: Uuid, quantity: u32) {
         self.db
             .run(&format!(
                 "INSERT INTO reservation (reservation_id, user_hash, log_offset, log_time, expires_at, quantity, version, partition,
                    log_index, status, user_id, sku_id)
-                 VALUES ('{}', {}, 7, now(), now(), {quantity}, 1, 0, 1, 1, 'u', 's')",
-                publish.id,
+                 VALUES ('{id}', {}, 7, now(), now(), {quantity}, 1, 0, 1, 1, 'u', 's')",
                 user("u").hash64(),
             ))
             .await;
+    }
+
+    /// Admission of another process.
+    fn another(&self, cache: Option<Cache>) -> Admission {
+        let catalogue = Catalogue::new(self.db.store());
+        Admission::start(cache, reader(self.db.store(), &self.db.topic), catalogue, &TaskTracker::new())
     }
 
     async fn admit(&self, request: &ReserveRequest) -> Admitted {
@@ -103,6 +124,11 @@ impl World {
         drop((self.admission, self.catalogue));
         self.db.drop().await;
     }
+}
+
+fn reader(store: Store, topic: &str) -> StatusReader {
+    let log_ends = LogEnds::start(&brokers(), topic).expect("starts");
+    StatusReader::start(store, log_ends, Arc::new(SystemClock))
 }
 
 fn request(quantity: u32, key: Option<&str>) -> ReserveRequest {
@@ -244,12 +270,9 @@ async fn a_new_key_is_refused_only_if_redis_can_vouch() {
     let refusal = world.refused(&one).await;
     assert!(matches!(refusal, Refusal::Halted { maybe_accepted: Some(_) }), "{refusal:?}");
     world.catalogue.replace_halted(&[]);
-    // Old enough: refused. The gap that the publish above left is told to Redis first.
-    wait_for("redis vouches", PATIENCE, async || {
-        world.space.age_memory(60).await;
-        matches!(world.admit(&one).await, Admitted::Refused(refusal) if refusal == ended)
-    })
-    .await;
+    // Old enough: refused. A request that was not sent left no gap.
+    world.space.age_memory(60).await;
+    assert_eq!(world.refused(&one).await, ended);
     world.halt();
     assert_eq!(world.refused(&one).await, Refusal::Halted { maybe_accepted: None });
     world.end().await;
@@ -275,35 +298,98 @@ async fn a_retry_in_a_later_minute_is_accounted_where_its_units_are() {
     world.end().await;
 }
 
+const ENDED: Refusal = Refusal::SaleEnded { ends_at: 0 };
+
+/// For a SKU that everybody's memory refuses.
+fn late(key: &str) -> ReserveRequest {
+    ReserveRequest { sku: sku("over"), ..request(1, Some(key)) }
+}
+
+/// Puts the request's record into the log, as ingress does; what is in it does not matter here.
+fn deliver(world: &World, publish: Publish, offset: i64) {
+    publish_raw(&world.db.topic, 0, "s", &[b"x"]);
+    publish.settle(&Delivery::Delivered(ticket(offset)));
+}
+
 #[tokio::test]
-async fn a_key_accepted_without_a_marker_is_not_refused_soon_after() {
-    let services = Services::start(&["redis"]).await;
-    let url = services.address("REDIS_URL");
-    let space = Space::at(&url).await;
-    let cache = Cache::new(&url, &space.prefix).expect("a legal URL");
-    let world = World::with(space, Some(cache)).await;
-    wait_for("redis is used", PATIENCE, async || {
-        world.admit(&request(2, None)).await;
-        matches!(world.admit(&request(2, None)).await, Admitted::Refused(Refusal::UserLimit { .. }))
-    })
-    .await;
+async fn what_another_process_accepted_without_a_marker_is_not_refused() {
+    let world = World::after_the_sale().await;
     world.space.age_memory(3600).await;
-    services.run("pause", &["redis"]).await;
-    // The breaker is open: Redis does not even hear of this one.
-    for _ in 0..limits::BREAKER_FAILURES {
-        world.published(&request(2, None)).await;
+    // The other process can't reach Redis and answers 202.
+    let other = world.another(None);
+    let one = late("k");
+    let Admitted::Publish(accepted) = other.admit(&one).await else { panic!("it can't prove anything") };
+    let id = accepted.id;
+    deliver(&world, accepted, 0);
+    // Redis is old and does not know the key, Postgres neither: only the log tells, and it is not decided.
+    let again = world.published(&one).await;
+    assert_eq!(again.id, id);
+    again.settle(&Delivery::NotSent(NotSent::Full));
+    let decide = async {
+        world.decide_id(id, 1).await;
+        world.db.run("UPDATE partition_state SET position = 1").await;
+    };
+    let (answer, ()) = tokio::join!(world.replayed(&one), decide);
+    assert_eq!((answer.id, answer.is_decided), (id, true), "the refusal waits for what is in the log");
+    let stranger = late("another key");
+    assert_eq!(world.refused(&stranger).await, ENDED, "everything is decided and nothing is of this key");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_keyed_crowd_is_refused_as_soon_as_redis_has_come_of_age() {
+    const CROWD: i64 = 50;
+    let world = World::after_the_sale().await;
+    let of = |n: i64| ReserveRequest { user: user(&format!("u-{n}")), ..late("k") };
+    for n in 0..CROWD {
+        deliver(&world, world.published(&of(n)).await, n);
     }
-    let one = ReserveRequest { user: user("v"), ..request(1, Some("k")) };
+    for n in 0..CROWD {
+        wait_for("the key is known", PATIENCE, async || matches!(world.admit(&of(n)).await, Admitted::Replay(_))).await;
+    }
+    world.space.age_memory(60).await;
+    // Of age, but the log is not decided.
+    deliver(&world, world.published(&of(CROWD)).await, CROWD);
+    wait_for("the key is known", PATIENCE, async || matches!(world.admit(&of(CROWD)).await, Admitted::Replay(_))).await;
+    world.db.run(&format!("UPDATE partition_state SET position = {}", CROWD + 1)).await;
+    // At the first look: none of those publishes made its memory any younger.
+    assert_eq!(world.refused(&of(CROWD + 1)).await, ENDED);
+    assert_eq!(world.refused(&of(CROWD + 2)).await, ENDED);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_unproved_request_of_unknown_outcome_is_not_refused_later() {
+    let world = World::after_the_sale().await;
+    let one = late("k");
+    // Redis is too young to prove anything. Nobody hears what became of the record, which is on its way.
     let first = world.published(&one).await;
-    services.run("resume", &["redis"]).await;
-    wait_for("redis is used again", PATIENCE, async || {
-        matches!(world.admit(&request(2, None)).await, Admitted::Refused(Refusal::UserLimit { .. }))
-    })
-    .await;
-    // The sale ends meanwhile. Redis is old and does not know the key, Postgres neither: only the gap tells.
-    world.db.run("UPDATE sku SET ends_at = to_timestamp(0), settings_version = 2").await;
-    world.catalogue.refresh().await.expect("postgres answers");
-    assert_eq!(world.published(&one).await.id, first.id);
+    let id = first.id;
+    drop(first);
+    wait_for("redis is told", PATIENCE, async || world.space.keys().await.len() == 2).await;
+    world.space.age_memory(3600).await;
+    let again = world.published(&one).await;
+    assert_eq!((again.id, again.is_retry, again.maybe_accepted), (id, true, Some(id)));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn redis_is_told_of_a_gap_as_soon_as_it_can_be_reached() {
+    let world = World::after_the_sale().await;
+    world.space.age_memory(3600).await;
+    let gate = Gate::shut(&redis::server_url()).await;
+    let cut_off = Cache::with_deadline(&gate.url, &world.space.prefix, PATIENCE).expect("a legal URL");
+    let other = world.another(Some(cut_off));
+    let one = late("k");
+    let Admitted::Publish(first) = other.admit(&one).await else { panic!("it can't prove anything") };
+    let id = first.id;
+    first.settle(&Delivery::Unknown);
+    gate.refuses_a_call().await;
+    gate.open();
+    // Nobody asks that process anything meanwhile.
+    let before: i64 = world.space.ask("GET {}birth").await;
+    wait_for("redis counts anew", PATIENCE, async || world.space.ask::<i64>("GET {}birth").await > before).await;
+    assert_eq!(world.published(&one).await.id, id);
     world.end().await;
 }
 
@@ -325,7 +411,7 @@ async fn without_redis_everything_is_admitted_that_memory_does_not_refuse() {
 async fn a_postgres_that_is_away_is_said_so() {
     let db = flashsale::store::Store::new("postgres://nobody@127.0.0.1:1/none", "t").expect("a legal URL");
     let catalogue = Catalogue::new(db.clone());
-    let admission = Admission::start(None, db, catalogue, &TaskTracker::new());
+    let admission = Admission::start(None, reader(db, "t"), catalogue, &TaskTracker::new());
     let refused = admission.admit(&request(1, None)).await;
     assert!(matches!(refused, Admitted::Refused(Refusal::Unavailable { maybe_accepted: None })), "{refused:?}");
     let refused = admission.admit(&request(1, Some("k"))).await;

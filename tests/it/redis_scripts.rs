@@ -235,6 +235,20 @@ async fn an_unknown_outcome_is_published_again_and_takes_units_once() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_marker_gets_one_when_nobody_knows_what_became_of_it() {
+    let space = Space::fresh().await;
+    let (one, known) = (keyed("u", "s", 2, "k"), keyed("u", "s", 2, "l"));
+    let unknown = |item: &AdmissionItem| SettleItem::Unknown { key: item.key.clone().expect("keyed"), minute: MINUTE };
+    space.cache.settle(&[unknown(&one), delivered(&known, "3.1.0"), unknown(&known)]).await.expect("settled");
+    let refused = AdmissionItem { refused_already: true, ..one.clone() };
+    assert_eq!(space.admit_one(&refused).await, PENDING);
+    // That a later try was not sent does not make it absent.
+    space.cache.settle(&[not_sent(&one)]).await.expect("settled");
+    assert_eq!(space.admit_one(&refused).await, PENDING);
+    assert_eq!(space.admit_one(&known).await, replay(&known, "3.1.0"), "what is known stays known");
+}
+
+#[tokio::test]
 async fn a_key_used_for_another_body_or_sku_is_told_so() {
     let space = Space::fresh().await;
     let first = keyed("u", "s", 1, "k");

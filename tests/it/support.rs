@@ -6,6 +6,7 @@ pub mod app;
 pub mod commands;
 pub mod consumer;
 pub mod database;
+pub mod gate;
 pub mod kafka;
 pub mod memory;
 pub mod oracle;

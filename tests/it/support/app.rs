@@ -65,11 +65,12 @@ impl Http {
         let watch =
             watch_partitions(catalogue.clone(), store.clone(), log_ends.clone(), topic.to_owned(), stop.clone());
         tokio::spawn(watch);
+        let status = StatusReader::start(store.clone(), log_ends.clone(), clock.clone());
         let app = Arc::new(App {
-            admission: Admission::start(Some(cache), store.clone(), catalogue.clone(), &services),
+            admission: Admission::start(Some(cache), status.clone(), catalogue.clone(), &services),
             catalogue,
             ingress: ingress.clone(),
-            status: StatusReader::start(store.clone(), log_ends.clone(), clock.clone()),
+            status,
             waiters: waiters.clone(),
             store: store.clone(),
             admin: SkuAdmin::new(store.clone(), ingress.clone(), waiters, log_ends, clock.clone(), stop.clone()),
