@@ -309,6 +309,11 @@ pub const BACKEND_END_WAIT: Duration = Duration::from_secs(2);
 pub const BACKEND_END_LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Attempts of a batch that failed by serialization, deadlock or an unknown error of the server, before the partition halts.
 pub const BATCH_ATTEMPTS_MAX: u32 = 5;
+/// Batches that look their ids up after the primary key refused one: a storm of repeats costs one failed attempt in so many.
+pub const CAREFUL_BATCHES: u32 = 64;
+/// Users with live units whom the writer of one partition remembers, 9 to 21 bytes each: ten full partitions stay below 100 MB. With more
+/// of them it looks every user up.
+pub const HOLDERS_MAX: usize = 900_000;
 /// Connections of one process for reads (status, catalogue, admin).
 pub const READ_CONNECTIONS_MAX: u32 = 8;
 /// Deadline of a read, waiting for a connection included.

@@ -9,6 +9,7 @@ mod catalogue;
 mod connect;
 mod dead_letters;
 mod last_effects;
+mod memory;
 mod migrate;
 mod partitions;
 mod reads;

@@ -32,7 +32,8 @@ struct State {
     partition: i32,
     log_time: Millis,
     skus: BTreeMap<SkuId, Sku>,
-    known: BTreeSet<Uuid>,
+    known_reservations: BTreeSet<Uuid>,
+    known_commands: BTreeSet<Uuid>,
     units: BTreeMap<(SkuId, UserId), i64>,
 }
 
@@ -43,7 +44,8 @@ impl From<&Snapshot> for State {
             partition: snapshot.partition,
             log_time: snapshot.log_time,
             skus: snapshot.skus.clone(),
-            known: snapshot.known.clone(),
+            known_reservations: snapshot.known_reservations.clone(),
+            known_commands: snapshot.known_commands.clone(),
             units: snapshot.units.clone(),
         }
     }
@@ -53,22 +55,27 @@ impl State {
     fn decide_one(&mut self, logged: &Logged) -> Decision {
         self.log_time = self.log_time.max(logged.at);
         let verdict = match &logged.command {
-            Err(unfit) => {
-                self.known.extend(unfit.id);
-                Verdict::Poison(unfit.reason)
-            }
-            Ok(command) if self.known.contains(&command.id()) => Verdict::Duplicate,
+            Err(unfit) => self.poison(unfit.id, unfit.reason),
+            Ok(Command::Reserve(reserve)) if self.known_reservations.contains(&reserve.id) => Verdict::Duplicate,
             Ok(Command::Reserve(reserve)) => self.reserve(reserve),
+            Ok(Command::Configure(configure)) if self.known_commands.contains(&configure.id) => Verdict::Duplicate,
             Ok(Command::Configure(configure)) => self.configure(configure),
         };
         Decision { place: logged.place, at: self.log_time, verdict }
     }
 
+    /// A poisoned id is known, whatever kind of command would come with it.
+    fn poison(&mut self, id: Option<Uuid>, reason: PoisonReason) -> Verdict {
+        self.known_reservations.extend(id);
+        self.known_commands.extend(id);
+        Verdict::Poison(reason)
+    }
+
     fn reserve(&mut self, reserve: &Reserve) -> Verdict {
-        self.known.insert(reserve.id);
         let Some(sku) = self.skus.get_mut(&reserve.sku) else {
-            return Verdict::Poison(PoisonReason::NotHere);
+            return self.poison(Some(reserve.id), PoisonReason::NotHere);
         };
+        self.known_reservations.insert(reserve.id);
         let units = self.units.entry((reserve.sku.clone(), reserve.user.clone())).or_insert(0);
         let quantity = i64::from(reserve.quantity.get());
         if let Some(rejection) = rejection_of(sku, *units, quantity, self.log_time) {
@@ -83,8 +90,7 @@ impl State {
 
     fn configure(&mut self, configure: &Configure) -> Verdict {
         if configure.pin != self.partition {
-            self.known.insert(configure.id);
-            return Verdict::Poison(PoisonReason::NotHere);
+            return self.poison(Some(configure.id), PoisonReason::NotHere);
         }
         let settings_version = match self.skus.get_mut(&configure.sku) {
             None => match created_sku(configure) {
@@ -104,7 +110,7 @@ impl State {
                 sku.settings_version
             }
         };
-        self.known.insert(configure.id);
+        self.known_commands.insert(configure.id);
         Verdict::Configured { created: settings_version == 1, settings_version }
     }
 

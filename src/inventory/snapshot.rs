@@ -19,8 +19,11 @@ pub struct Snapshot {
     pub log_time: Millis,
     /// The SKUs configured **in this partition**. A SKU of another partition must be left out.
     pub skus: BTreeMap<SkuId, Sku>,
-    /// Ids that have their decision: reservations, commands and poisoned commands.
-    pub known: BTreeSet<Uuid>,
+    /// Reservations that have their decision, and poisoned commands. May leave out an id that the store refuses to write twice, if every
+    /// SKU of the batch is here.
+    pub known_reservations: BTreeSet<Uuid>,
+    /// Operators' commands that have their decision, and poisoned commands.
+    pub known_commands: BTreeSet<Uuid>,
     /// Units that a user holds or owns of a SKU (RESERVED and CONFIRMED); absent = 0.
     pub units: BTreeMap<(SkuId, UserId), i64>,
 }

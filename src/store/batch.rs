@@ -3,26 +3,31 @@
 //! ```text
 //! BEGIN
 //! fence     position moves, if epoch, token and old position are ours and nobody halted the partition: else nothing at all
-//! snapshot  SKUs (locked, in order), known ids, users' units: three set-based queries
+//! snapshot  SKUs, known ids, users' units: from the writer's memory where it is exact, else one set-based query each
 //!           ... decide, pure ...
 //! write     rows, stock, movements, batch row: one statement; commands, poison and pins only when there are some
 //! COMMIT
 //! ```
+//! **Known ids are found by the primary key.** Nearly all ids of a sale are new, and looking up 250 of them takes as long as storing
+//! them. So a batch is written as if all were; if the key refuses one, nothing is kept, and this batch and the next
+//! [`limits::CAREFUL_BATCHES`] look up first. A conflict after a look-up is a broken assumption and halts.
+//!
 //! Errors say **what is known**: before COMMIT was sent nothing is committed; after it only the oracle knows ([`Writer::recover`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
-use uuid::Uuid;
 
-use super::catalogue::entry_of;
 use super::connect::{ask, smallint};
-use super::rows::{Rows, count};
+use super::memory::{Learned, Memory};
+use super::rows::Rows;
 use super::{StoreError, Writer};
 use crate::clock::{Millis, time_of};
-use crate::ids::{SkuId, UserId};
-use crate::inventory::{Command, Logged, Outcome, Snapshot};
+use crate::inventory::{Logged, Outcome, Snapshot};
 use crate::limits;
+
+mod load;
+mod write;
 
 /// Where a batch stands in its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +62,9 @@ pub enum BatchError {
     /// A statement touched other rows than it must: a broken assumption, nothing is committed.
     #[error("the database contradicts the batch: {0}")]
     Contradiction(String),
+    /// An id was decided before, and had not been looked up: nothing is committed. Begin again at once; it will be looked up.
+    #[error("an id of the batch was decided before")]
+    Known,
 }
 
 impl BatchError {
@@ -71,6 +79,8 @@ pub struct BatchTransaction<'w> {
     writer: &'w mut Writer,
     conn: PgConnection,
     head: BatchHead,
+    is_careful: bool,
+    learned: Learned,
 }
 
 impl Writer {
@@ -99,7 +109,7 @@ impl Writer {
             .await
         };
         let passed = ask("pass the fence", limits::STATEMENT_DEADLINE, fence).await;
-        let transaction = BatchTransaction { writer: self, conn, head };
+        let transaction = BatchTransaction { writer: self, conn, head, is_careful: false, learned: Learned::default() };
         match passed {
             Ok(passed) if passed.rows_affected() == 1 => Ok(transaction),
             Ok(_) => Err(transaction.roll_back(BatchError::Fenced).await),
@@ -114,18 +124,28 @@ impl BatchTransaction<'_> {
     /// # Errors
     /// [`BatchError`]; call [`Self::roll_back`] with it.
     pub async fn load_snapshot(&mut self, commands: &[Logged]) -> Result<Snapshot, BatchError> {
-        let asked = Asked::of(commands);
-        let partition = self.writer.partition;
-        let snapshot = async {
-            Ok(Snapshot {
-                partition,
-                log_time: self.head.log_time_before,
-                skus: load_skus(&mut self.conn, partition, &asked).await?,
-                known: load_known(&mut self.conn, partition, &asked).await?,
-                units: load_units(&mut self.conn, &asked).await?,
-            })
+        self.load(commands).await.map_err(BatchError::before_commit)
+    }
+
+    async fn load(&mut self, commands: &[Logged]) -> Result<Snapshot, StoreError> {
+        let (writer, conn) = (&mut *self.writer, &mut self.conn);
+        let asked = load::Asked::of(commands);
+        let memory = match &mut writer.memory {
+            Some(memory) => memory,
+            empty => empty.insert(Memory::load(conn, writer.partition).await?),
         };
-        snapshot.await.map_err(BatchError::before_commit)
+        let skus = load::load_skus(conn, writer.partition, &asked, memory).await?;
+        // A request for a SKU that is not here becomes poison, not a row: the primary key would not notice that its id is known.
+        self.is_careful = writer.careful_batches > 0 || skus.len() < asked.skus.len();
+        let known = load::load_known(conn, writer.partition, &asked, self.is_careful, memory.has_poison()).await?;
+        Ok(Snapshot {
+            partition: writer.partition,
+            log_time: self.head.log_time_before,
+            skus,
+            known_reservations: known.reservations,
+            known_commands: known.commands,
+            units: load::load_units(conn, writer.partition, &asked, memory).await?,
+        })
     }
 
     /// Writes what was decided. `raw` = the bytes of the records, by offset; only those of poisoned commands are kept.
@@ -144,17 +164,23 @@ impl BatchTransaction<'_> {
         assert_eq!(outcome.changes.log_time, self.head.log_time, "the fence wrote the log time that decide found");
         let rows = Rows::of(self.writer.partition, commands, outcome);
         let written = async {
-            write_commands(&mut self.conn, self.writer.partition, &rows).await?;
-            write_poison(&mut self.conn, self.writer.partition, &rows, raw).await?;
-            write_batch(&mut self.conn, self.writer, self.head, commands.len(), &rows).await
+            write::write_commands(&mut self.conn, self.writer.partition, &rows).await?;
+            write::write_poison(&mut self.conn, self.writer.partition, &rows, raw).await?;
+            write::write_batch(&mut self.conn, self.writer, self.head, commands.len(), &rows).await
         };
-        let (reservations, skus) = written.await.map_err(BatchError::before_commit)?;
-        if (reservations, skus) == (rows.reservations.ids.len() as i64, rows.skus.skus.len() as i64) {
+        let written = match written.await {
+            Err(error) if !self.is_careful && error.constraint().as_deref() == Some("reservation_pkey") => {
+                self.writer.look_up_ids();
+                return Err(BatchError::Known);
+            }
+            written => written.map_err(BatchError::before_commit)?,
+        };
+        self.learned = Learned::of(outcome);
+        if written == rows.skus.skus.len() as i64 {
             return Ok(());
         }
         Err(BatchError::Contradiction(format!(
-            "{reservations} of {} reservations and {skus} of {} SKUs were written",
-            rows.reservations.ids.len(),
+            "{written} of {} SKUs are as this writer left them: something else changed their stock or settings",
             rows.skus.skus.len()
         )))
     }
@@ -168,9 +194,16 @@ impl BatchTransaction<'_> {
         match commit.await {
             Ok(_) => {
                 self.writer.conn = Some(self.conn);
+                self.writer.careful_batches = self.writer.careful_batches.saturating_sub(1);
+                if let Some(memory) = &mut self.writer.memory {
+                    memory.learn(self.learned);
+                }
                 Ok(())
             }
-            Err(error) => Err(BatchError::Doubtful(error)),
+            Err(error) => {
+                self.writer.memory = None;
+                Err(BatchError::Doubtful(error))
+            }
         }
     }
 
@@ -189,243 +222,4 @@ impl BatchTransaction<'_> {
             self.writer.conn = Some(self.conn);
         }
     }
-}
-
-/// What the commands of a batch name: sorted, without repeats.
-struct Asked {
-    skus: Vec<String>,
-    ids: Vec<Uuid>,
-    users: BTreeSet<UserId>,
-}
-
-impl Asked {
-    fn of(commands: &[Logged]) -> Self {
-        let good = || commands.iter().filter_map(|logged| logged.command.as_ref().ok());
-        let skus: BTreeSet<&str> = good().map(|command| command.sku().as_str()).collect();
-        let ids: BTreeSet<Uuid> = good().map(Command::id).collect();
-        let users = good().filter_map(|command| match command {
-            Command::Reserve(reserve) => Some(reserve.user.clone()),
-            Command::Configure(_) => None,
-        });
-        Self {
-            skus: skus.into_iter().map(str::to_owned).collect(),
-            ids: ids.into_iter().collect(),
-            users: users.collect(),
-        }
-    }
-}
-
-/// Locks the SKUs in order, so that two writers (of which the fence lets only one commit) can't deadlock.
-async fn load_skus(
-    conn: &mut PgConnection,
-    partition: i32,
-    asked: &Asked,
-) -> Result<BTreeMap<SkuId, crate::inventory::Sku>, StoreError> {
-    let rows = ask(
-        "load SKUs",
-        limits::STATEMENT_DEADLINE,
-        sqlx::query(
-            "/* load_skus */ SELECT * FROM sku WHERE sku_id = ANY($1) AND partition = $2 ORDER BY sku_id FOR UPDATE",
-        )
-        .bind(&asked.skus)
-        .bind(smallint(partition))
-        .fetch_all(conn),
-    )
-    .await?;
-    rows.iter().map(|row| entry_of(row).map(|entry| (entry.sku_id, entry.sku))).collect()
-}
-
-/// Ids that have their decision in this partition. Poison of another one says nothing here: a copy that was sent to the wrong partition
-/// must not make the right one a duplicate. Reservations are looked up by their primary key, which is one over all partitions: an id
-/// that somebody used for two SKUs is a duplicate, not a violated key that halts the second.
-async fn load_known(conn: &mut PgConnection, partition: i32, asked: &Asked) -> Result<BTreeSet<Uuid>, StoreError> {
-    let known: Vec<Uuid> = ask(
-        "load known ids",
-        limits::STATEMENT_DEADLINE,
-        sqlx::query_scalar(
-            "/* load_known */ SELECT reservation_id FROM reservation WHERE reservation_id = ANY($1)
-             UNION ALL SELECT command_id FROM command WHERE command_id = ANY($1) AND partition = $2
-             UNION ALL SELECT command_id FROM poison WHERE command_id = ANY($1) AND command_id IS NOT NULL AND partition = $2",
-        )
-        .bind(&asked.ids)
-        .bind(smallint(partition))
-        .fetch_all(conn),
-    )
-    .await?;
-    Ok(known.into_iter().collect())
-}
-
-async fn load_units(conn: &mut PgConnection, asked: &Asked) -> Result<BTreeMap<(SkuId, UserId), i64>, StoreError> {
-    let hashes: Vec<i64> = asked.users.iter().map(UserId::hash64).collect();
-    let rows: Vec<(String, String, i64)> = ask(
-        "load users' units",
-        limits::STATEMENT_DEADLINE,
-        sqlx::query_as(
-            "/* load_units */ SELECT sku_id, user_id, sum(quantity) FROM reservation
-             WHERE user_hash = ANY($1) AND sku_id = ANY($2) AND status IN (1, 3) GROUP BY 1, 2",
-        )
-        .bind(&hashes)
-        .bind(&asked.skus)
-        .fetch_all(conn),
-    )
-    .await?;
-    let unreadable = |what: &str| StoreError::Unreadable { what: format!("a reservation of {what:?}") };
-    rows.into_iter()
-        .map(|(sku, user, units)| {
-            let sku = SkuId::parse(&sku).map_err(|_| unreadable(&sku))?;
-            let user = UserId::parse(&user).map_err(|_| unreadable(&user))?;
-            Ok(((sku, user), units))
-        })
-        .collect()
-}
-
-/// Rows, stock, movements and the batch row; returns how many reservations and SKUs were written.
-async fn write_batch(
-    conn: &mut PgConnection,
-    writer: &Writer,
-    head: BatchHead,
-    command_count: usize,
-    rows: &Rows,
-) -> Result<(i64, i64), StoreError> {
-    let (r, s) = (&rows.reservations, &rows.skus);
-    let query = sqlx::query_as(
-        "/* write_batch */ WITH
-         rows AS (
-           INSERT INTO reservation (reservation_id, user_hash, user_id, sku_id, quantity, status, reason, available, holds_pending,
-                                    user_limit, remaining, version, partition, log_offset, log_index, log_time, expires_at)
-           SELECT id, user_hash, user_id, sku_id, quantity, status, reason, available, holds_pending,
-                  user_limit, remaining, 1, $1, log_offset, log_index, log_time, expires_at
-           FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::int[], $7::smallint[], $8::text[], $9::bigint[],
-                       $10::bool[], $11::int[], $12::int[], $13::bigint[], $14::smallint[], $15::timestamptz[], $16::timestamptz[])
-             AS n (id, user_hash, user_id, sku_id, quantity, status, reason, available, holds_pending,
-                   user_limit, remaining, log_offset, log_index, log_time, expires_at)
-           RETURNING 1),
-         changed AS (
-           SELECT * FROM unnest($17::text[], $18::bigint[], $19::bigint[], $20::bigint[], $21::int[], $22::int[], $23::timestamptz[],
-                                $24::timestamptz[], $25::smallint[], $26::int[], $27::int[], $28::bigint[], $29::bigint[],
-                                $30::bool[], $31::bigint[], $32::bigint[], $33::bigint[])
-             AS c (sku_id, on_hand, reserved, sold, user_limit, hold_seconds, starts_at, ends_at, late_payment, extensions_max,
-                   extension_seconds_max, settings_version, movement_count, is_movement, d_on_hand, d_reserved, d_sold)),
-         stock AS (
-           INSERT INTO sku AS s (sku_id, partition, on_hand, reserved, sold, user_limit, hold_seconds, starts_at, ends_at, late_payment,
-                                 extensions_max, extension_seconds_max, settings_version, movement_count)
-           SELECT sku_id, $1, on_hand, reserved, sold, user_limit, hold_seconds, starts_at, ends_at, late_payment,
-                  extensions_max, extension_seconds_max, settings_version, movement_count
-           FROM changed
-           ON CONFLICT (sku_id) DO UPDATE SET
-             on_hand = EXCLUDED.on_hand, reserved = EXCLUDED.reserved, sold = EXCLUDED.sold, user_limit = EXCLUDED.user_limit,
-             hold_seconds = EXCLUDED.hold_seconds, starts_at = EXCLUDED.starts_at, ends_at = EXCLUDED.ends_at,
-             late_payment = EXCLUDED.late_payment, extensions_max = EXCLUDED.extensions_max,
-             extension_seconds_max = EXCLUDED.extension_seconds_max, settings_version = EXCLUDED.settings_version,
-             movement_count = EXCLUDED.movement_count
-           WHERE s.partition = EXCLUDED.partition
-           RETURNING 1),
-         moved AS (
-           INSERT INTO stock_movement (sku_id, number, partition, first_offset, epoch, d_on_hand, d_reserved, d_sold,
-                                       on_hand, reserved, sold)
-           SELECT sku_id, movement_count, $1, $34, $36, d_on_hand, d_reserved, d_sold, on_hand, reserved, sold
-           FROM changed WHERE is_movement),
-         told AS (
-           INSERT INTO batch (partition, first_offset, position, epoch, command_count, decided_count, duplicate_count, poison_count,
-                              build)
-           VALUES ($1, $34, $35, $36, $37, $38, $39, $40, $41))
-         SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM stock)",
-    )
-    .bind(smallint(writer.partition))
-    .bind(&r.ids)
-    .bind(&r.user_hashes)
-    .bind(&r.users)
-    .bind(&r.skus)
-    .bind(&r.quantities)
-    .bind(&r.statuses)
-    .bind(&r.reasons)
-    .bind(&r.availables)
-    .bind(&r.holds_pendings)
-    .bind(&r.limits)
-    .bind(&r.remainings)
-    .bind(&r.offsets)
-    .bind(&r.indexes)
-    .bind(&r.log_times)
-    .bind(&r.expires_ats)
-    .bind(&s.skus)
-    .bind(&s.on_hands)
-    .bind(&s.reserveds)
-    .bind(&s.solds)
-    .bind(&s.user_limits)
-    .bind(&s.hold_seconds)
-    .bind(&s.starts_ats)
-    .bind(&s.ends_ats)
-    .bind(&s.late_payments)
-    .bind(&s.extensions_maxes)
-    .bind(&s.extension_seconds_maxes)
-    .bind(&s.settings_versions)
-    .bind(&s.movement_counts)
-    .bind(&s.is_movements)
-    .bind(&s.d_on_hands)
-    .bind(&s.d_reserveds)
-    .bind(&s.d_solds)
-    .bind(head.first_offset)
-    .bind(head.position)
-    .bind(writer.epoch)
-    .bind(count(command_count))
-    .bind(rows.decided_count())
-    .bind(rows.duplicate_count)
-    .bind(count(rows.poison.offsets.len()))
-    .bind(&*writer.config.build);
-    ask("write a batch", limits::STATEMENT_DEADLINE, query.fetch_one(conn)).await
-}
-
-/// Operators' commands, and the pin that a `configure` carries (it restores a catalogue that lost it).
-async fn write_commands(conn: &mut PgConnection, partition: i32, rows: &Rows) -> Result<(), StoreError> {
-    let c = &rows.commands;
-    if c.ids.is_empty() {
-        return Ok(());
-    }
-    let query = sqlx::query(
-        "/* write_commands */ WITH pins AS (
-           INSERT INTO sku_pin (sku_id, partition) SELECT unnest($9::text[]), $1 ON CONFLICT (sku_id) DO NOTHING)
-         INSERT INTO command (command_id, requested_id, kind, sku_id, result, detail, fingerprint, partition, log_offset, log_index,
-                              log_time)
-         SELECT id, requested_id, 'configure', sku_id, result, detail, fingerprint, $1, log_offset, log_index, log_time
-         FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::smallint[], $10::timestamptz[],
-                     $11::bigint[])
-           AS n (id, requested_id, sku_id, result, detail, log_offset, log_index, log_time, fingerprint)",
-    )
-    .bind(smallint(partition))
-    .bind(&c.ids)
-    .bind(&c.requested_ids)
-    .bind(&c.skus)
-    .bind(&c.results)
-    .bind(&c.details)
-    .bind(&c.offsets)
-    .bind(&c.indexes)
-    .bind(&rows.configured)
-    .bind(&c.log_times)
-    .bind(&c.fingerprints);
-    ask("write commands", limits::STATEMENT_DEADLINE, query.execute(conn)).await.map(drop)
-}
-
-async fn write_poison(
-    conn: &mut PgConnection,
-    partition: i32,
-    rows: &Rows,
-    raw: &BTreeMap<i64, &[u8]>,
-) -> Result<(), StoreError> {
-    let p = &rows.poison;
-    if p.offsets.is_empty() {
-        return Ok(());
-    }
-    let bytes: Vec<&[u8]> = p.offsets.iter().map(|offset| raw.get(offset).copied().unwrap_or_default()).collect();
-    let query = sqlx::query(
-        "/* write_poison */ INSERT INTO poison (partition, log_offset, log_index, command_id, reason, log_time, raw)
-         SELECT $1, * FROM unnest($2::bigint[], $3::smallint[], $4::uuid[], $5::text[], $6::timestamptz[], $7::bytea[])",
-    )
-    .bind(smallint(partition))
-    .bind(&p.offsets)
-    .bind(&p.indexes)
-    .bind(&p.ids)
-    .bind(&p.reasons)
-    .bind(&p.log_times)
-    .bind(&bytes);
-    ask("write poison", limits::STATEMENT_DEADLINE, query.execute(conn)).await.map(drop)
 }

@@ -19,15 +19,13 @@ impl Store {
             "read the last batch",
             limits::READ_DEADLINE,
             sqlx::query_as(
-                "/* load_last_effects */ WITH range AS MATERIALIZED (
-                   SELECT first_offset, position FROM batch WHERE partition = $1 ORDER BY first_offset DESC LIMIT 1),
-                 last AS (
-                   SELECT r.reservation_id, r.sku_id, r.user_id, r.user_hash FROM reservation r, range
-                   WHERE r.partition = $1 AND r.log_offset >= range.first_offset AND r.log_offset < range.position)
+                "/* load_last_effects */ WITH last AS (
+                   SELECT reservation_id, sku_id, user_id, user_hash FROM reservation WHERE reservation_id = ANY((
+                     SELECT decided FROM batch WHERE partition = $1 ORDER BY first_offset DESC LIMIT 1)::uuid[]))
                  SELECT last.reservation_id, last.sku_id, last.user_id,
                         (SELECT coalesce(sum(quantity), 0)::bigint FROM reservation u
-                         WHERE u.user_hash = last.user_hash AND u.user_id = last.user_id AND u.sku_id = last.sku_id
-                           AND u.status IN (1, 3)),
+                         WHERE u.partition = $1 AND u.user_hash = last.user_hash AND u.user_id = last.user_id
+                           AND u.sku_id = last.sku_id AND u.status IN (1, 3)),
                         s.on_hand - s.reserved - s.sold, s.reserved
                  FROM last JOIN sku s ON s.sku_id = last.sku_id LIMIT $2",
             )

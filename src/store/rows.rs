@@ -1,31 +1,45 @@
 //! Decisions as columns: what one batch writes, laid out for `unnest`. Pure.
 
+use sqlx::Postgres;
+use sqlx::postgres::{PgHasArrayType, PgTypeInfo};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::catalogue::late_payment_number;
 use crate::clock::{Millis, time_of};
 use crate::ids::{self, SkuId};
-use crate::inventory::{Command, Decision, Logged, Outcome, Refusal, Rejection, SkuChange, Status, Verdict};
+use crate::inventory::{Command, Decision, Logged, Outcome, Refusal, Rejection, Reserve, SkuChange, Status, Verdict};
 
-/// New rows of `reservation`, column by column.
-#[derive(Default)]
-pub(super) struct ReservationRows {
-    pub ids: Vec<Uuid>,
-    pub user_hashes: Vec<i64>,
-    pub users: Vec<String>,
-    pub skus: Vec<String>,
-    pub quantities: Vec<i32>,
-    pub statuses: Vec<i16>,
-    pub reasons: Vec<Option<&'static str>>,
-    pub availables: Vec<Option<i64>>,
-    pub holds_pendings: Vec<Option<bool>>,
-    pub limits: Vec<Option<i32>>,
-    pub remainings: Vec<Option<i32>>,
-    pub offsets: Vec<i64>,
-    pub indexes: Vec<i16>,
-    pub log_times: Vec<OffsetDateTime>,
-    pub expires_ats: Vec<Option<OffsetDateTime>>,
+/// A new row of `reservation`, as the type `new_reservation` has it: **the order of the fields is the type's**.
+#[derive(sqlx::Encode)]
+pub(super) struct NewReservation<'b> {
+    pub reservation_id: Uuid,
+    pub user_hash: i64,
+    pub log_offset: i64,
+    pub log_time: OffsetDateTime,
+    pub expires_at: Option<OffsetDateTime>,
+    pub available: Option<i64>,
+    pub quantity: i32,
+    pub user_limit: Option<i32>,
+    pub remaining: Option<i32>,
+    pub log_index: i16,
+    pub status: i16,
+    pub holds_pending: Option<bool>,
+    pub user_id: &'b str,
+    pub sku_id: &'b str,
+    pub reason: Option<&'b str>,
+}
+
+impl sqlx::Type<Postgres> for NewReservation<'_> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("new_reservation")
+    }
+}
+
+impl PgHasArrayType for NewReservation<'_> {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::array_of("new_reservation")
+    }
 }
 
 /// New rows of `command`.
@@ -67,6 +81,8 @@ pub(super) struct SkuRows {
     pub extensions_maxes: Vec<i32>,
     pub extension_seconds_maxes: Vec<i32>,
     pub settings_versions: Vec<i64>,
+    /// 0 for a new SKU.
+    pub settings_versions_before: Vec<i64>,
     pub movement_counts: Vec<i64>,
     pub is_movements: Vec<bool>,
     pub d_on_hands: Vec<i64>,
@@ -76,8 +92,8 @@ pub(super) struct SkuRows {
 
 /// Everything that one batch writes, and how many of each kind of decision it made.
 #[derive(Default)]
-pub(super) struct Rows {
-    pub reservations: ReservationRows,
+pub(super) struct Rows<'b> {
+    pub reservations: Vec<NewReservation<'b>>,
     pub commands: CommandRows,
     pub poison: PoisonRows,
     pub skus: SkuRows,
@@ -86,12 +102,12 @@ pub(super) struct Rows {
     pub duplicate_count: i32,
 }
 
-impl Rows {
+impl<'b> Rows<'b> {
     /// Lays out a batch's decisions.
     ///
     /// # Panics
     /// Unless there is one decision per command, in the same order.
-    pub fn of(partition: i32, commands: &[Logged], outcome: &Outcome) -> Self {
+    pub fn of(partition: i32, commands: &'b [Logged], outcome: &Outcome) -> Self {
         assert_eq!(commands.len(), outcome.decisions.len(), "one decision per command");
         let mut rows = Self::default();
         for (logged, decision) in commands.iter().zip(&outcome.decisions) {
@@ -106,10 +122,10 @@ impl Rows {
 
     /// Decisions that are rows of their own: everything but duplicates and poison.
     pub fn decided_count(&self) -> i32 {
-        count(self.reservations.ids.len() + self.commands.ids.len())
+        count(self.reservations.len() + self.commands.ids.len())
     }
 
-    fn put(&mut self, partition: i32, logged: &Logged, decision: &Decision) {
+    fn put(&mut self, partition: i32, logged: &'b Logged, decision: &Decision) {
         match (&decision.verdict, &logged.command) {
             (Verdict::Duplicate, _) => self.duplicate_count += 1,
             (Verdict::Poison(reason), command) => {
@@ -117,16 +133,7 @@ impl Rows {
                 self.poison.put(decision, id, reason.code());
             }
             (verdict, Ok(Command::Reserve(reserve))) => {
-                let rows = &mut self.reservations;
-                rows.ids.push(reserve.id);
-                rows.user_hashes.push(reserve.user.hash64());
-                rows.users.push(reserve.user.as_str().to_owned());
-                rows.skus.push(reserve.sku.as_str().to_owned());
-                rows.quantities.push(count_u32(reserve.quantity.get()));
-                rows.put_verdict(verdict);
-                rows.offsets.push(decision.place.offset);
-                rows.indexes.push(index(decision));
-                rows.log_times.push(time_of(decision.at));
+                self.reservations.push(new_reservation(reserve, decision, verdict));
             }
             (verdict, Ok(command @ Command::Configure(configure))) => {
                 let (id, result, detail) = match verdict {
@@ -155,36 +162,44 @@ impl Rows {
     }
 }
 
-impl ReservationRows {
-    fn put_verdict(&mut self, verdict: &Verdict) {
-        let mut status = Status::Rejected;
-        let (mut reason, mut available, mut holds, mut limit, mut remaining, mut expires) =
-            (None, None, None, None, None, None);
-        match verdict {
-            Verdict::Reserved { expires_at } => {
-                status = Status::Reserved;
-                expires = Some(*expires_at);
-            }
-            Verdict::Rejected(rejection) => {
-                reason = Some(rejection.code());
-                match *rejection {
-                    Rejection::SoldOut { available: left, holds_pending } => {
-                        (available, holds) = (Some(left), Some(holds_pending))
-                    }
-                    Rejection::UserLimit { limit: l, remaining: r } => (limit, remaining) = (Some(l), Some(r)),
-                    Rejection::SaleNotStarted { .. } | Rejection::SaleEnded { .. } => {}
-                }
-            }
-            other => unreachable!("a reserve command is reserved or rejected, not {other:?}"),
+fn new_reservation<'b>(reserve: &'b Reserve, decision: &Decision, verdict: &Verdict) -> NewReservation<'b> {
+    let mut row = NewReservation {
+        reservation_id: reserve.id,
+        user_hash: reserve.user.hash64(),
+        log_offset: decision.place.offset,
+        log_time: time_of(decision.at),
+        expires_at: None,
+        available: None,
+        quantity: count_u32(reserve.quantity.get()),
+        user_limit: None,
+        remaining: None,
+        log_index: index(decision),
+        status: Status::Rejected.number(),
+        holds_pending: None,
+        user_id: reserve.user.as_str(),
+        sku_id: reserve.sku.as_str(),
+        reason: None,
+    };
+    match verdict {
+        Verdict::Reserved { expires_at } => {
+            row.status = Status::Reserved.number();
+            row.expires_at = Some(time_of(*expires_at));
         }
-        self.statuses.push(status.number());
-        self.reasons.push(reason);
-        self.availables.push(available);
-        self.holds_pendings.push(holds);
-        self.limits.push(limit.map(count_u32));
-        self.remainings.push(remaining.map(count_u32));
-        self.expires_ats.push(expires.map(time_of));
+        Verdict::Rejected(rejection) => {
+            row.reason = Some(rejection.code());
+            match *rejection {
+                Rejection::SoldOut { available, holds_pending } => {
+                    (row.available, row.holds_pending) = (Some(available), Some(holds_pending));
+                }
+                Rejection::UserLimit { limit, remaining } => {
+                    (row.user_limit, row.remaining) = (Some(count_u32(limit)), Some(count_u32(remaining)));
+                }
+                Rejection::SaleNotStarted { .. } | Rejection::SaleEnded { .. } => {}
+            }
+        }
+        other => unreachable!("a reserve command is reserved or rejected, not {other:?}"),
     }
+    row
 }
 
 impl PoisonRows {
@@ -213,6 +228,7 @@ impl SkuRows {
         self.extensions_maxes.push(count_u32(settings.extensions_max));
         self.extension_seconds_maxes.push(count_u32(settings.extension_seconds_max));
         self.settings_versions.push(after.settings_version);
+        self.settings_versions_before.push(change.before.as_ref().map_or(0, |before| before.settings_version));
         self.movement_counts.push(after.movement_count);
         self.is_movements.push(change.is_movement());
         self.d_on_hands.push(deltas[0]);

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::connect::{ask, open, read_options, smallint, writer_options};
+use super::memory::Memory;
 use crate::clock::{Millis, millis_of};
 use crate::{ids, limits};
 
@@ -38,6 +39,10 @@ pub struct Writer {
     pub(super) token: Uuid,
     /// `None` after a doubt, until [`Writer::recover`].
     pub(super) conn: Option<PgConnection>,
+    /// `None` until the first batch, and after a doubt.
+    pub(super) memory: Option<Memory>,
+    /// Batches that still look their ids up before they write.
+    pub(super) careful_batches: u32,
     backend_pid: i32,
 }
 
@@ -105,7 +110,19 @@ impl Writer {
         let claim = claim_of(&row.ok_or(ClaimError::NoRow(partition))?)
             .map_err(|source| StoreError::Query { attempt: "read a claim", source })?;
         let config = config.clone();
-        Ok((Self { config, partition, epoch: claim.epoch, token, conn: Some(conn), backend_pid }, claim))
+        Ok((
+            Self {
+                config,
+                partition,
+                epoch: claim.epoch,
+                token,
+                conn: Some(conn),
+                memory: None,
+                careful_batches: 0,
+                backend_pid,
+            },
+            claim,
+        ))
     }
 
     /// The partition.
@@ -124,7 +141,7 @@ impl Writer {
     /// # Errors
     /// [`StoreError`] while Postgres can't be asked; the question may be repeated for ever.
     pub async fn recover(&mut self) -> Result<Standing, StoreError> {
-        self.conn = None;
+        (self.conn, self.memory) = (None, None);
         let options = writer_options(&self.config.database_url, &backend_name(self.partition, self.token))?;
         let mut conn = open(&options).await?;
         end_backend(&mut conn, self.backend_pid, &backend_name(self.partition, self.token)).await?;
@@ -151,6 +168,12 @@ impl Writer {
         self.conn = Some(conn);
         self.backend_pid = backend_pid;
         Ok(Standing::Owner { position })
+    }
+
+    /// The next [`limits::CAREFUL_BATCHES`] batches look up whether their ids were decided before, instead of leaving that to the
+    /// primary key.
+    pub fn look_up_ids(&mut self) {
+        self.careful_batches = limits::CAREFUL_BATCHES;
     }
 
     /// Stores a halt, under this writer's epoch and position. `false` = not this writer's partition any more, or halted already.

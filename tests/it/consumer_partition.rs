@@ -308,7 +308,9 @@ async fn a_stored_state_that_contradicts_itself_halts() {
     world.publish(0, &[create("s", 0, 9, 5), reserve("s", "a", 5)]);
     let consumer = world.consume();
     world.wait_for_position(0, 2).await;
+    consumer.stop().await;
     world.db.run("ALTER TABLE sku DROP CONSTRAINT sku_no_oversell; UPDATE sku SET on_hand = 4").await;
+    let consumer = world.consume();
     world.publish(0, &[reserve("s", "b", 1)]);
     assert!(world.wait_for_halt(0).await.contains("contradicts itself"));
     consumer.stop().await;

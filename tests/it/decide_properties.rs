@@ -108,7 +108,8 @@ proptest! {
         for (logged, decision) in log.iter().zip(&decisions) {
             let has_effect = matches!(decision.verdict, Verdict::Reserved { .. } | Verdict::Rejected(_) | Verdict::Configured { .. });
             if let (true, Ok(command)) = (has_effect, &logged.command) {
-                prop_assert!(effective.insert(command.id()), "a second effect of {}", command.id());
+                let is_reserve = matches!(command, Command::Reserve(_));
+                prop_assert!(effective.insert((is_reserve, command.id())), "a second effect of {}", command.id());
             }
         }
     }

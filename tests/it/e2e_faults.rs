@@ -160,7 +160,7 @@ async fn a_killed_postgres_costs_time_and_no_request() {
 
 /// Writers that stand inside their transaction and wait for a row that somebody else has locked.
 const WRITERS_WAITING: &str = "SELECT count(*) FROM pg_stat_activity
-    WHERE application_name LIKE 'flashsale writer%' AND query LIKE '%FOR UPDATE%' AND wait_event_type = 'Lock' AND xact_start IS NOT NULL";
+    WHERE application_name LIKE 'flashsale writer%' AND query LIKE '%write_batch%' AND wait_event_type = 'Lock' AND xact_start IS NOT NULL";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_consumer_killed_in_mid_batch_is_replaced_without_a_trace() {

@@ -239,23 +239,84 @@ async fn the_schema_refuses_an_oversell_by_name() {
 }
 
 #[tokio::test]
-async fn a_decision_that_exists_already_is_refused_not_overwritten() {
+async fn an_id_that_is_known_is_found_by_the_primary_key_and_then_by_look_up() {
     let db = database().await;
     let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
     let again = reserve_as(uuid::Uuid::from_u128(5), "s", "u", 1);
     commit(&mut writer, &mut claim, &[create("s", 0, 10, 5), again.clone()]).await.unwrap();
-    let commands = logged(2, &[again]);
-    let head = BatchHead { first_offset: 2, position: 3, log_time_before: 1_000, log_time: 1_000, last_digest: 8 };
+    let commands = logged(2, &[again.clone(), reserve("s", "v", 1)]);
+    let head = BatchHead { first_offset: 2, position: 4, log_time_before: 1_000, log_time: 1_000, last_digest: 8 };
+    let mut tx = writer.begin(head).await.unwrap();
+    let snapshot = tx.load_snapshot(&commands).await.unwrap();
+    assert_eq!(snapshot.known_reservations.len(), 0, "nobody looked");
+    let outcome = decide(&snapshot, &commands);
+    let error = tx.write(&commands, &outcome, &BTreeMap::new()).await.unwrap_err();
+    assert!(matches!(error, BatchError::Known), "{error}");
+    tx.roll_back(error).await;
+
+    commit(&mut writer, &mut claim, &[again.clone(), reserve("s", "v", 1)]).await.expect("looked up, a duplicate");
+    assert_eq!(db.number("SELECT duplicate_count::bigint FROM batch WHERE first_offset = 2").await, 1);
+    assert_eq!(db.number("SELECT reserved FROM sku").await, 2);
+
+    // A bug in the snapshot, as the database would see it: refused, not overwritten.
+    let commands = logged(4, &[again]);
+    let head = BatchHead { first_offset: 4, position: 5, log_time_before: 1_000, log_time: 1_000, last_digest: 8 };
     let mut tx = writer.begin(head).await.unwrap();
     let mut snapshot = tx.load_snapshot(&commands).await.unwrap();
-    assert_eq!(snapshot.known.len(), 1, "the snapshot knows it");
-    snapshot.known.clear(); // A bug in the snapshot, as the database would see it.
-    let Err(BatchError::Refused(refused)) = tx.write(&commands, &decide(&snapshot, &commands), &BTreeMap::new()).await
-    else {
+    assert_eq!(snapshot.known_reservations.len(), 1, "looked up");
+    snapshot.known_reservations.clear();
+    let outcome = decide(&snapshot, &commands);
+    let Err(BatchError::Refused(refused)) = tx.write(&commands, &outcome, &BTreeMap::new()).await else {
         panic!("the primary key must refuse")
     };
     assert_eq!(refused.sqlstate().as_deref(), Some("23505"));
     tx.abandon().await;
+    db.assert_invariants().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_known_id_for_a_sku_that_is_not_here_is_a_duplicate_not_poison() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    let id = uuid::Uuid::from_u128(5);
+    commit(&mut writer, &mut claim, &[create("s", 0, 10, 5), reserve_as(id, "s", "u", 1)]).await.unwrap();
+    commit(&mut writer, &mut claim, &[reserve_as(id, "elsewhere", "u", 1)]).await.unwrap();
+    assert_eq!(db.number("SELECT duplicate_count::bigint FROM batch WHERE first_offset = 2").await, 1);
+    assert_eq!(db.number("SELECT count(*) FROM poison").await, 0);
+    db.drop().await;
+}
+
+/// The writer remembers SKUs; a row that is another one than it left contradicts the single writer.
+#[tokio::test]
+async fn stock_that_somebody_else_changed_is_a_contradiction_not_overwritten() {
+    for change in ["on_hand = on_hand + 1", "reserved = 0", "settings_version = 9"] {
+        let db = database().await;
+        let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+        commit(&mut writer, &mut claim, &[create("s", 0, 10, 5), reserve("s", "u", 1)]).await.unwrap();
+        db.run(&format!("UPDATE sku SET {change}")).await;
+        let error = commit(&mut writer, &mut claim, &[reserve("s", "v", 1)]).await.unwrap_err();
+        assert!(matches!(error, BatchError::Contradiction(_)), "{error}");
+        assert_eq!(db.number("SELECT count(*) FROM reservation").await, 1, "nothing was committed");
+        db.drop().await;
+    }
+}
+
+/// A user's units are looked up only if the user may hold some: what a claim found, and what was committed since.
+#[tokio::test]
+async fn units_from_before_the_claim_and_since_count_against_the_limit() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    commit(&mut writer, &mut claim, &[create("s", 0, 10, 2), reserve("s", "before", 2)]).await.unwrap();
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed again");
+    commit(&mut writer, &mut claim, &[reserve("s", "before", 1), reserve("s", "since", 2)]).await.unwrap();
+    commit(&mut writer, &mut claim, &[reserve("s", "since", 1), reserve("s", "new", 1)]).await.unwrap();
+    let refused = db
+        .number("SELECT count(*) FROM reservation WHERE reason = 'USER_LIMIT' AND user_id IN ('before', 'since')")
+        .await;
+    assert_eq!(refused, 2);
+    assert_eq!(db.number("SELECT reserved FROM sku").await, 5);
+    db.assert_invariants().await;
     db.drop().await;
 }
 

@@ -45,7 +45,11 @@ pub(super) enum Attempt {
 impl Worker<'_> {
     /// One attempt: transaction, and what its failure means.
     pub(super) async fn attempt(&mut self, batch: &Batch) -> Attempt {
-        match self.transact(batch).await {
+        let mut transacted = self.transact(batch).await;
+        if matches!(transacted, Err((BatchError::Known, _))) {
+            transacted = self.transact(batch).await; // Its ids are looked up now.
+        }
+        match transacted {
             Ok(Ok(outcome)) => Attempt::Committed(outcome),
             Ok(Err(Panicked)) => Attempt::Poison(Fault::Panicked),
             Err((error, outcome)) => self.judge(batch, error, outcome).await,
@@ -57,6 +61,9 @@ impl Worker<'_> {
         let (error, is_doubtful) = match error {
             BatchError::Fenced => return Attempt::End(BatchEnd::Fenced),
             BatchError::Contradiction(what) => return Attempt::End(BatchEnd::Halt(what)),
+            error @ BatchError::Known => {
+                return Attempt::End(BatchEnd::Halt(format!("{error}, after it was looked up")));
+            }
             BatchError::Refused(error) => return self.judge_refusal(&error).await,
             BatchError::Lost(error) => (error, false),
             BatchError::Doubtful(error) => (error, true),

@@ -19,6 +19,7 @@ impl Worker<'_> {
     /// # Errors
     /// What to do instead, if the search met something else than poison.
     pub(super) async fn poison_culprit(&mut self, batch: &mut Batch, mut fault: Fault) -> Result<(), Attempt> {
+        self.writer.look_up_ids(); // A trial that the primary key refuses would prove nothing.
         let (mut good, mut bad) = (0, batch.commands.len());
         while bad - good > 1 {
             let middle = usize::midpoint(good, bad);

@@ -1,7 +1,7 @@
 //! The state of one partition in memory: makes a snapshot for a batch and applies what was decided, as the real store does.
 //!
-//! It loads **only** what the batch's commands touch, keeps rows instead of sums, and checks while applying what the tables'
-//! constraints check: no id twice, movements numbered without gaps, each change made on the state that is stored.
+//! It loads **only** what the batch's commands touch (known reservations only after the primary key would have refused one), keeps rows
+//! instead of sums, and checks while applying what the tables' constraints check: no id twice, movements numbered without gaps, each change made on the state that is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,8 +35,10 @@ pub struct MemoryStore {
     pub log_time: i64,
     pub skus: BTreeMap<SkuId, Sku>,
     pub reservations: Vec<ReservationRow>,
-    /// Ids of the `command` and `poison` rows that occupy one.
-    pub other_ids: BTreeSet<Uuid>,
+    /// Ids of the `command` rows that occupy one.
+    pub command_ids: BTreeSet<Uuid>,
+    /// Ids of the `poison` rows that have one.
+    pub poison_ids: BTreeSet<Uuid>,
     pub movements: Vec<MovementRow>,
 }
 
@@ -46,7 +48,10 @@ impl MemoryStore {
         if batch.is_empty() {
             return Vec::new();
         }
-        let outcome = decide(&self.snapshot_for(batch), batch);
+        let mut outcome = decide(&self.snapshot_for(batch, false), batch);
+        if self.has_conflict(batch, &outcome) {
+            outcome = decide(&self.snapshot_for(batch, true), batch);
+        }
         self.apply(batch, &outcome);
         outcome.decisions
     }
@@ -65,15 +70,31 @@ impl MemoryStore {
         self.reservations.iter().filter(|row| is_wanted(row)).map(|row| row.quantity).sum()
     }
 
-    fn has_id(&self, id: &Uuid) -> bool {
-        self.other_ids.contains(id) || self.reservations.iter().any(|row| row.id == *id)
+    fn has_reservation(&self, id: &Uuid) -> bool {
+        self.reservations.iter().any(|row| row.id == *id)
     }
 
-    fn snapshot_for(&self, batch: &[Logged]) -> Snapshot {
+    /// Whether a row would be written twice.
+    fn has_conflict(&self, batch: &[Logged], outcome: &Outcome) -> bool {
+        batch.iter().zip(&outcome.decisions).any(|(logged, decision)| match (&logged.command, &decision.verdict) {
+            (Ok(Command::Reserve(reserve)), Verdict::Reserved { .. } | Verdict::Rejected(_)) => {
+                self.has_reservation(&reserve.id)
+            }
+            _ => false,
+        })
+    }
+
+    fn snapshot_for(&self, batch: &[Logged], is_careful: bool) -> Snapshot {
         let mut snapshot = Snapshot { partition: self.partition, log_time: self.log_time, ..Snapshot::default() };
-        for command in batch.iter().filter_map(|logged| logged.command.as_ref().ok()) {
-            if self.has_id(&command.id()) {
-                snapshot.known.insert(command.id());
+        let commands = || batch.iter().filter_map(|logged| logged.command.as_ref().ok());
+        let looks_up = is_careful || commands().any(|command| !self.skus.contains_key(command.sku()));
+        for command in commands() {
+            let id = command.id();
+            if self.poison_ids.contains(&id) || (looks_up && self.has_reservation(&id)) {
+                snapshot.known_reservations.insert(id);
+            }
+            if self.poison_ids.contains(&id) || self.command_ids.contains(&id) {
+                snapshot.known_commands.insert(id);
             }
             if let Some(sku) = self.skus.get(command.sku()) {
                 snapshot.skus.insert(command.sku().clone(), sku.clone());
@@ -117,13 +138,12 @@ impl MemoryStore {
             (Verdict::Reserved { .. }, Ok(command)) => self.insert_reservation(command, Status::Reserved),
             (Verdict::Rejected(_), Ok(command)) => self.insert_reservation(command, Status::Rejected),
             (Verdict::Configured { .. }, Ok(command)) => {
-                assert!(!self.has_id(&command.id()), "an id is stored once: {logged:?}");
-                self.other_ids.insert(command.id());
+                assert!(self.command_ids.insert(command.id()), "an id is stored once: {logged:?}");
             }
             (Verdict::Poison(_), Ok(command)) => {
-                self.other_ids.insert(command.id());
+                self.poison_ids.insert(command.id());
             }
-            (Verdict::Poison(_), Err(unfit)) => self.other_ids.extend(unfit.id),
+            (Verdict::Poison(_), Err(unfit)) => self.poison_ids.extend(unfit.id),
             (Verdict::Refused(_) | Verdict::Duplicate, Ok(_)) => {}
             (verdict, Err(_)) => panic!("only poison is said about unfit bytes, not {verdict:?}"),
         }
@@ -131,7 +151,7 @@ impl MemoryStore {
 
     fn insert_reservation(&mut self, command: &Command, status: Status) {
         let Command::Reserve(reserve) = command else { panic!("only a reserve makes a reservation: {command:?}") };
-        assert!(!self.has_id(&reserve.id), "an id is stored once: {command:?}");
+        assert!(!self.has_reservation(&reserve.id), "an id is stored once: {command:?}");
         self.reservations.push(ReservationRow {
             id: reserve.id,
             user: reserve.user.clone(),

@@ -5,7 +5,6 @@
 
 use flashsale::ids::SkuId;
 use flashsale::inventory::{Command, Configure, Logged, PoisonReason, Refusal, Rejection, Reserve, Verdict};
-use uuid::Uuid;
 
 /// A command, the log time of its decision, and the decision.
 pub type Said = (Logged, i64, Verdict);
@@ -30,22 +29,22 @@ fn predict(partition: i32, past: &[Said], next: &Logged) -> Said {
     }
     let verdict = match &next.command {
         Err(unfit) => Verdict::Poison(unfit.reason),
-        Ok(command) if is_used_up(past, command.id()) => Verdict::Duplicate,
+        Ok(command) if is_used_up(past, command) => Verdict::Duplicate,
         Ok(Command::Reserve(reserve)) => about_reserve(past, now, reserve),
         Ok(Command::Configure(configure)) => about_configure(partition, past, configure),
     };
     (next.clone(), now, verdict)
 }
 
-/// Only an operator's refused command leaves its id free.
-fn is_used_up(past: &[Said], id: Uuid) -> bool {
-    past.iter().any(|(logged, _, verdict)| {
-        let its_id = match &logged.command {
-            Ok(Command::Reserve(r)) => Some(r.id),
-            Ok(Command::Configure(c)) => Some(c.id),
-            Err(unfit) => unfit.id,
-        };
-        its_id == Some(id) && !matches!(verdict, Verdict::Refused(_))
+/// A reservation's id and an operator's command's are two things; poison, whatever it was, uses up both. Only an operator's refused
+/// command leaves its id free.
+fn is_used_up(past: &[Said], command: &Command) -> bool {
+    past.iter().any(|(logged, _, verdict)| match (&logged.command, verdict) {
+        (_, Verdict::Refused(_)) => false,
+        (Err(unfit), _) => unfit.id == Some(command.id()),
+        (Ok(earlier), Verdict::Poison(_)) => earlier.id() == command.id(),
+        (Ok(Command::Reserve(earlier)), _) => matches!(command, Command::Reserve(r) if r.id == earlier.id),
+        (Ok(Command::Configure(earlier)), _) => matches!(command, Command::Configure(c) if c.id == earlier.id),
     })
 }
 
