@@ -135,8 +135,9 @@ async fn measure(name: &str, url: &str, is_keyed: bool, rows: usize, batches: us
     .await;
     // Claimed again: as after a restart, the first batch reads who holds units.
     let (mut writer, mut claim) = Writer::claim(&config, 0).await.expect("claimed again");
+    let first = batch(&claim, 2_000_000, is_keyed);
     let began = Instant::now();
-    commit(&mut writer, &mut claim, &batch(&claim, 2_000_000, is_keyed)).await;
+    commit(&mut writer, &mut claim, &first).await;
     println!("{name:<10} {:>9.2} ms: the first batch of a claim, which reads who holds units", ms(began.elapsed()));
     for n in 0..20 {
         let commands = batch(&claim, 1_000_000 + n, is_keyed); // Warms caches and plans.
