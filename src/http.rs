@@ -18,6 +18,7 @@ pub mod sku_reads;
 pub mod views;
 
 mod admin_skus;
+mod connection;
 mod openapi;
 mod reservations;
 mod reserve;
@@ -36,8 +37,9 @@ use utoipa_swagger_ui::SwaggerUi;
 
 pub(crate) use admin_skus::parse_time;
 pub use app::{App, SharedApp};
+pub use connection::Patience;
 pub use health::{Flag, Health, Operations};
-pub use server::serve;
+pub use server::{serve, serve_with};
 
 use crate::config::Secret;
 use crate::limits;

@@ -114,8 +114,13 @@ pub const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(50);
 pub const HTTP_IN_FLIGHT_MAX: usize = 30_000;
 /// Time for a client to send its body; slower ones get 408.
 pub const BODY_READ_DEADLINE: Duration = Duration::from_secs(2);
-/// Time for a client to send its headers (also the idle time of a kept-alive connection before its first byte).
+/// Time for a client to send the headers of a request, from its first byte.
 pub const HEADER_READ_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a kept-alive connection may be idle between two requests, or before the first. Longer than load balancers keep theirs (60 s
+/// is usual, 75 s not rare): whoever closes first must be they, or a request meets a connection that is just being closed.
+pub const KEEP_ALIVE_IDLE_MAX: Duration = Duration::from_secs(90);
+/// How often an HTTP/2 connection is asked for a sign of life.
+pub const HTTP2_PING_EVERY: Duration = Duration::from_secs(10);
 /// Time for one request, long polls included, after which 503 is answered whatever happened.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(PREFER_WAIT_SECONDS_MAX + 10);
 /// How long an admin call waits for its command to be decided before it answers 202.

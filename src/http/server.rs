@@ -1,12 +1,14 @@
 //! A listener: accepts connections and serves a router on them, HTTP/1.1 and h2c, until told to stop.
 //!
-//! axum's own `serve` can't bound headers and the time that they take; hyper's builder can.
+//! axum's own `serve` can't bound headers and the time that they take; hyper's builder bounds the one, `connection` the other.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -15,17 +17,29 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::connection::{Patience, Watch, Watched};
 use crate::limits;
 
 /// Serves until `stop`, then lets requests in flight finish for at most `drain`. Returns when the last connection is closed or the time
 /// is over.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, drain: Duration) {
+    serve_with(listener, router, stop, drain, Patience::default()).await;
+}
+
+/// The same with other bounds for waiting clients: tests have less patience.
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    drain: Duration,
+    patience: Patience,
+) {
     let connections = TaskTracker::new();
     let free = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
     let cut_off = CancellationToken::new();
     while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &free)).await {
         let (stream, permit) = accepted;
-        let connection = serve_connection(stream, router.clone(), stop.clone());
+        let connection = serve_connection(stream, router.clone(), stop.clone(), Watch::new(patience));
         let cut_off = cut_off.clone();
         connections.spawn(async move {
             cut_off.run_until_cancelled(connection).await;
@@ -56,7 +70,12 @@ async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, to
     }
 }
 
-fn serve_connection(stream: TcpStream, router: Router, stop: CancellationToken) -> impl Future<Output = ()> {
+fn serve_connection(
+    stream: TcpStream,
+    router: Router,
+    stop: CancellationToken,
+    watch: Watch,
+) -> impl Future<Output = ()> {
     // Answers are small and complete: waiting for more to send would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = %error, "could not switch off Nagle's algorithm");
@@ -66,26 +85,50 @@ fn serve_connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits::HEADER_READ_DEADLINE)
+            // The watch does it.
+            .header_read_timeout(None)
             .max_buf_size(limits::CONNECTION_BUFFER_BYTES_MAX);
         builder
             .http2()
             .timer(TokioTimer::new())
-            .keep_alive_interval(limits::HEADER_READ_DEADLINE)
+            .keep_alive_interval(limits::HTTP2_PING_EVERY)
             .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
             .max_header_list_size(u32::try_from(limits::CONNECTION_BUFFER_BYTES_MAX).expect("64 KiB fit"));
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let inner = TowerToHyperService::new(router);
+        let (watched, answered) = (watch.clone(), watch.clone());
+        let service = service_fn(move |request| {
+            let (answering, answer) = (answered.answering(), inner.call(request));
+            async move {
+                let answer = answer.await;
+                drop(answering);
+                answer
             }
-        };
-        if let Err(error) = ended {
-            // Clients that vanish or talk nonsense are no news.
-            tracing::debug!(error = %error, "a connection ended early");
+        });
+        let connection = builder.serve_connection(TokioIo::new(Watched { stream, watch: watched }), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        let mut stopped = std::pin::pin!(stop.cancelled());
+        let mut is_stopping = false;
+        let ended = poll_fn(|cx| {
+            if !is_stopping && stopped.as_mut().poll(cx).is_ready() {
+                is_stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            // After the connection, so that this sees what came and went.
+            let Some(deadline) = watch.deadline() else { return Poll::Pending };
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            timer.as_mut().poll(cx).map(|()| None)
+        });
+        match ended.await {
+            Some(Ok(())) => {}
+            // Clients that vanish, talk nonsense or keep us waiting are no news.
+            Some(Err(error)) => tracing::debug!(error = %error, "a connection ended early"),
+            None => tracing::debug!("a connection took too long"),
         }
     }
 }
