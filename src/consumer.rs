@@ -8,18 +8,21 @@
 //! stored there; every batch passes the fence. So a late, doubled or forgotten worker can read whatever it likes and writes nothing.
 //! Kafka's committed offsets are written for lag tools and never read.
 
+mod depth;
 mod gather;
 mod partition;
 mod poll;
+mod progress;
 mod publish_dead_letters;
+mod watch;
 mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rdkafka::error::KafkaError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +40,8 @@ pub use worker::Decide;
 
 use partition::PartitionEnd;
 use poll::{Event, PollThread};
+use progress::{Beat, Watched};
+use watch::Watch;
 
 /// How this process consumes.
 #[derive(Clone, Debug)]
@@ -83,12 +88,22 @@ pub fn decide(snapshot: &Snapshot, commands: &[Logged]) -> Outcome {
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     has_joined: Arc<AtomicBool>,
+    stalled: Arc<AtomicUsize>,
 }
 
 impl Health {
     /// True while the group has given this process its share, even an empty one (standby).
     pub fn has_joined(&self) -> bool {
         self.has_joined.load(Ordering::Relaxed)
+    }
+
+    /// True while something stands still that should not: a partition with records that wait (halts apart), or the poll thread.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed) > 0
+    }
+
+    fn set_stalled(&self, count: usize) {
+        self.stalled.store(count, Ordering::Relaxed);
     }
 }
 
@@ -101,6 +116,9 @@ pub enum ConsumerError {
     /// The same partition was taken away several times while the group said it is ours: something else writes. Better to leave.
     #[error("partition {0} was fenced again and again while assigned")]
     FencedOut(i32),
+    /// The system gave no thread to watch the workers.
+    #[error("could not start the watch")]
+    Watch(#[source] std::io::Error),
     /// The poll thread is gone.
     #[error("the poll thread ended")]
     PollThread,
@@ -112,13 +130,17 @@ pub enum ConsumerError {
 /// [`ConsumerError`]; the caller ends the process.
 pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationToken) -> Result<(), ConsumerError> {
     let (events, mut event_queue) = mpsc::channel(limits::EVENT_QUEUE_MAX);
-    let poll = PollThread::start(&config, events).map_err(ConsumerError::Kafka)?;
-    let (owned, owned_now) = watch::channel(Vec::new());
-    // Also ends when the consumer ends by itself.
-    let letters_stop = stop.child_token();
-    let dead_letters = publish_dead_letters::start(&config, deps.store.clone(), owned_now, letters_stop.clone())
+    let (watched, beat) = (Watched::default(), Beat::new());
+    let poll = PollThread::start(&config, events, beat.clone()).map_err(ConsumerError::Kafka)?;
+    let (owned, owned_now) = tokio::sync::watch::channel(Vec::new());
+    // Also ends when the consumer ends by itself, or is dropped.
+    let stop_beside = stop.child_token();
+    let _guard = stop_beside.clone().drop_guard();
+    let dead_letters = publish_dead_letters::start(&config, deps.store.clone(), owned_now, stop_beside.clone())
         .map_err(ConsumerError::Kafka)?;
-    let mut workers = Workers::new(config, deps, poll.controls(), owned);
+    let watch = Watch { watched: watched.clone(), log_ends: deps.log_ends.clone(), beat, health: health.clone() };
+    let watching = watch.start(stop_beside.clone()).map_err(ConsumerError::Watch)?;
+    let mut workers = Workers::new(config, deps, poll.controls(), owned, watched);
     let ended = loop {
         tokio::select! {
             () = stop.cancelled() => break Ok(()),
@@ -150,12 +172,17 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
     // Nobody answers events from here on: the revocation that leaving brings must not wait for one.
     drop(event_queue);
     poll.close().await;
-    letters_stop.cancel();
+    stop_beside.cancel();
     if dead_letters.await.is_err() {
         tracing::warn!("the dead-letter task ended badly");
     }
+    if watching.await.is_err() {
+        tracing::warn!("the watch ended badly");
+    }
     ended
 }
+
+type OwnedSender = tokio::sync::watch::Sender<Vec<i32>>;
 
 /// The workers of the partitions assigned now.
 struct Workers {
@@ -167,11 +194,18 @@ struct Workers {
     /// The assignment that they belong to.
     generation: u64,
     /// The partitions assigned now, for whoever works on them beside the workers.
-    owned: watch::Sender<Vec<i32>>,
+    owned: OwnedSender,
+    watched: Watched,
 }
 
 impl Workers {
-    fn new(config: Config, deps: Deps, controls: mpsc::Sender<poll::Control>, owned: watch::Sender<Vec<i32>>) -> Self {
+    fn new(
+        config: Config,
+        deps: Deps,
+        controls: mpsc::Sender<poll::Control>,
+        owned: OwnedSender,
+        watched: Watched,
+    ) -> Self {
         Self {
             config: Arc::new(config),
             deps,
@@ -180,6 +214,7 @@ impl Workers {
             stops: HashMap::new(),
             generation: 0,
             owned,
+            watched,
         }
     }
 
@@ -197,6 +232,7 @@ impl Workers {
                 deps: self.deps.clone(),
                 controls: self.controls.clone(),
                 stop,
+                progress: self.watched.add(partition),
             };
             self.running.spawn(partition.run());
         }
@@ -223,6 +259,7 @@ impl Workers {
     /// Lets every worker finish its running transaction, at most until the deadline.
     async fn stop(&mut self, deadline: std::time::Duration) {
         self.owned.send_replace(Vec::new());
+        self.watched.clear();
         for (_, stop) in self.stops.drain() {
             stop.cancel();
         }

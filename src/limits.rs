@@ -256,6 +256,14 @@ pub const POLL_TIMEOUT_BUSY: Duration = Duration::from_millis(2);
 pub const SESSION_TIMEOUT: Duration = Duration::from_millis(6000);
 /// `max.poll.interval.ms`.
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(30);
+/// Silence of the poll thread that is told: there is as much time left before the group gives our partitions away.
+pub const POLL_STALL_AFTER: Duration = Duration::from_secs(MAX_POLL_INTERVAL.as_secs() / 2);
+/// How long a position may stand still before records that wait until it is told. A batch takes milliseconds; a restarted Postgres, a second.
+pub const STALL_AFTER: Duration = Duration::from_secs(5);
+/// How often workers are looked at for that, and for the depth of queues.
+pub const CONSUMER_WATCH_EVERY: Duration = Duration::from_millis(500);
+/// Decided commands after which what came before weighs half in the mix that queue depths are estimated by: four full batches.
+pub const QUEUE_MIX_COMMANDS: usize = 4 * BATCH_SIZE_MAX;
 /// How long a revoked partition may finish its running transaction.
 pub const REVOKE_DEADLINE: Duration = Duration::from_secs(2);
 /// Answers to one revocation: it is given once, so that who gives it never waits for room.

@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::poll::Control;
+use super::progress::{Doing, Progress};
 use super::worker::{BatchEnd, NONE_DECIDED, Worker};
 use super::{Config, Deps};
 use crate::effects::{BatchEffects, Effects};
@@ -44,6 +45,8 @@ pub(super) struct Partition {
     pub deps: Deps,
     pub controls: mpsc::Sender<Control>,
     pub stop: CancellationToken,
+    /// Where it stands, for the watch.
+    pub progress: Arc<Progress>,
 }
 
 /// What ends one claim's work.
@@ -71,6 +74,7 @@ impl Partition {
             match end {
                 End::Stopped => break PartitionEnd::Stopped,
                 End::ClaimAgain => {
+                    self.progress.begin(Doing::Pause);
                     if self.pause(jittered(limits::RECLAIM_WAIT)).await.is_stopped() {
                         break PartitionEnd::Stopped;
                     }
@@ -86,6 +90,7 @@ impl Partition {
                     if fenced_count > limits::RECLAIM_ATTEMPTS_MAX {
                         break PartitionEnd::FencedOut;
                     }
+                    self.progress.begin(Doing::Pause);
                     self.park().await;
                     if self.pause(jittered(limits::RECLAIM_WAIT * fenced_count)).await.is_stopped() {
                         break PartitionEnd::Stopped;
@@ -102,12 +107,16 @@ impl Partition {
     async fn claim(&self) -> Option<(Writer, Claim)> {
         let mut wait = limits::RECONNECT_WAIT_MIN;
         loop {
+            self.progress.begin(Doing::Claim);
             let claimed = tokio::select! {
                 () = self.stop.cancelled() => return None,
                 claimed = Writer::claim(&self.config.writer, self.partition) => claimed,
             };
             match claimed {
-                Ok(claimed) => return Some(claimed),
+                Ok((writer, claim)) => {
+                    self.progress.claimed(claim.position);
+                    return Some((writer, claim));
+                }
                 Err(error @ ClaimError::NoRow(_)) => {
                     tracing::error!(
                         kafka.partition = self.partition,
@@ -136,6 +145,7 @@ impl Partition {
         if let Some(reason) = &claim.halted_reason {
             return (self.wait_for_operator(reason).await, false);
         }
+        self.progress.begin(Doing::CheckLog);
         match self.check_log(&claim).await {
             LogCheck::Whole => {}
             LogCheck::Stopped => return (End::Stopped, false),
@@ -172,6 +182,7 @@ impl Partition {
                 self.halt(&mut worker.into_writer(), position, &reason).await
             }
             BatchEnd::NewerBuild { offset, version } => {
+                self.progress.begin(Doing::Halted);
                 self.park().await;
                 gauge!(names::HALTED, "partition" => self.partition.to_string()).set(1.0);
                 tracing::error!(
@@ -240,6 +251,7 @@ impl Partition {
 
     /// Stores a halt and pages. If it can't be stored, the next claim meets the same contradiction again.
     async fn halt(&self, writer: &mut Writer, position: i64, reason: &str) -> End {
+        self.progress.begin(Doing::Halted);
         self.park().await;
         gauge!(names::HALTED, "partition" => self.partition.to_string()).set(1.0);
         tracing::error!(kafka.partition = self.partition, position, reason, "partition halted");
@@ -263,6 +275,7 @@ impl Partition {
 
     /// Waits until the stored halt is cleared.
     async fn wait_for_operator(&self, reason: &str) -> End {
+        self.progress.begin(Doing::Halted);
         self.park().await;
         gauge!(names::HALTED, "partition" => self.partition.to_string()).set(1.0);
         tracing::error!(kafka.partition = self.partition, reason, "partition is halted until an operator resumes it");

@@ -24,6 +24,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Config;
+use super::progress::Beat;
 use crate::clock::Millis;
 use crate::kafka::client;
 use crate::limits;
@@ -68,7 +69,7 @@ pub(super) struct PollThread {
 
 impl PollThread {
     /// Subscribes, in a thread of its own.
-    pub fn start(config: &Config, events: mpsc::Sender<Event>) -> Result<Self, KafkaError> {
+    pub fn start(config: &Config, events: mpsc::Sender<Event>, beat: Beat) -> Result<Self, KafkaError> {
         let group = Group { events, shared: Mutex::default() };
         let consumer: BaseConsumer<Group> = client_config(config).create_with_context(group)?;
         consumer.subscribe(&[&config.topic])?;
@@ -78,7 +79,7 @@ impl PollThread {
         let topic = config.topic.clone();
         let thread = std::thread::Builder::new().name("kafka-poll".to_owned());
         let started = thread.spawn(move || {
-            Poller { consumer, topic, controls: control_queue, last_ack: Instant::now() }.run(is_closing);
+            Poller { consumer, topic, controls: control_queue, last_ack: Instant::now(), beat }.run(is_closing);
             // Nobody listens after the close deadline.
             let _ = has_closed.send(());
         });
@@ -234,11 +235,13 @@ struct Poller {
     topic: String,
     controls: mpsc::Receiver<Control>,
     last_ack: Instant,
+    beat: Beat,
 }
 
 impl Poller {
     fn run(mut self, mut is_closing: oneshot::Receiver<()>) {
         while is_closing.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+            self.beat.tell();
             self.obey_controls();
             let is_busy = self.hand_over_waiting();
             if self.last_ack.elapsed() >= limits::ACK_EVERY {

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::gather::{Batch, Gather, Obstacle};
 use super::partition::{Partition, fault_of_ends};
 use super::poll::Record;
+use super::progress::Doing;
 use crate::clock::Millis;
 use crate::effects::Effects;
 use crate::inventory::{Command, Logged, Outcome, Snapshot};
@@ -120,6 +121,7 @@ impl<'p> Worker<'p> {
         if self.partition.stop.is_cancelled() {
             return Err(BatchEnd::Stopped);
         }
+        self.partition.progress.begin(Doing::Records);
         self.gather.restart().map_err(end_of)?;
         while self.gather.is_empty() {
             let record = tokio::select! {
@@ -180,6 +182,7 @@ impl<'p> Worker<'p> {
         let is_ahead = || at - self.partition.deps.clock.now() > ahead_max;
         let began = Instant::now();
         while is_ahead() {
+            self.partition.progress.begin(Doing::Clock);
             if began.elapsed() > limits::LOG_TIME_AHEAD_WAIT {
                 return Some(BatchEnd::Halt(format!(
                     "log time {at} ms is ahead of this clock: a broker's clock is wrong, or ours"
@@ -229,6 +232,7 @@ impl<'p> Worker<'p> {
                         return Err(BatchEnd::Halt(format!("a batch failed {attempts} times: {reason}")));
                     }
                     tracing::warn!(kafka.partition = self.partition.partition, reason, "batch failed, trying again");
+                    self.partition.progress.begin(Doing::Retry);
                     tokio::select! {
                         () = self.partition.stop.cancelled() => return Err(BatchEnd::Stopped),
                         () = sleep(wait) => {}
@@ -243,11 +247,13 @@ impl<'p> Worker<'p> {
     async fn transact(&mut self, batch: &Batch) -> Result<Result<Outcome, Panicked>, (BatchError, Option<Outcome>)> {
         let decide = self.partition.deps.decide;
         let began = Instant::now();
+        self.partition.progress.begin(Doing::Postgres);
         let mut tx = self.writer.begin(batch.head(self.log_time)).await.map_err(|e| (e, None))?;
         let snapshot = match tx.load_snapshot(&batch.commands).await {
             Ok(snapshot) => snapshot,
             Err(error) => return Err((tx.roll_back(error).await, None)),
         };
+        self.partition.progress.begin(Doing::Decide);
         let outcome = match catch_unwind(AssertUnwindSafe(|| decide(&snapshot, &batch.commands))) {
             Ok(outcome) => outcome,
             Err(_) if catch_unwind(AssertUnwindSafe(|| decide(&snapshot, &[]))).is_err() => {
@@ -259,6 +265,7 @@ impl<'p> Worker<'p> {
                 return Ok(Err(Panicked));
             }
         };
+        self.partition.progress.begin(Doing::Postgres);
         if let Err(error) = tx.write(&batch.commands, &outcome, &batch.raw()).await {
             return Err((tx.roll_back(error).await, None));
         }
@@ -278,6 +285,7 @@ impl<'p> Worker<'p> {
         self.position = head.position;
         self.log_time = head.log_time;
         self.decided.store(head.position, Ordering::Relaxed);
+        self.partition.progress.committed(head.position, batch.records.len(), &batch.commands, outcome);
         self.effects.submit(report::effects_of(
             self.partition.partition,
             self.writer.epoch(),

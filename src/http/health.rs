@@ -54,6 +54,13 @@ impl Health {
             let available = ingress.is_available();
             checks.push(check("queue", available, "requests can be published", "the queue can't be reached"));
         }
+        if let Some(consumer) = &self.consumer {
+            let stalled = consumer.is_stalled();
+            let mut progress = check("progress", !stalled, "no partition stands still", "a partition stands still");
+            // An API in the same process still takes and answers requests; it refuses by itself what waits too long.
+            progress.ok |= self.ingress.is_some();
+            checks.push(progress);
+        }
         checks
     }
 

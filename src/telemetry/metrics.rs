@@ -82,6 +82,12 @@ metrics_table! {
     FENCED = "flashsale.fenced", Count, Kind::Counter;
     /// 1 while a `partition` is halted: nobody decides until an operator resumes it.
     HALTED = "flashsale.halted", Count, Kind::Gauge;
+    /// 1 while records of a `partition` wait and its position has not moved for 5 s, though it is not halted.
+    STALLED = "flashsale.consumer.stalled", Count, Kind::Gauge;
+    /// 1 while the poll thread has been silent for half of what the group allows.
+    POLL_STALLED = "flashsale.consumer.poll.stalled", Count, Kind::Gauge;
+    /// Commands that wait to be decided, by `sku`. An estimate: records that wait, times the SKU's commands per record in the last batches.
+    QUEUE_DEPTH = "flashsale.queue.depth", Count, Kind::Gauge;
     /// Requests admitted without asking Redis, because it was away or late; the writer checks every limit again.
     PRECHECK_BYPASSED = "flashsale.precheck.bypassed", Count, Kind::Counter;
     /// Commands that could not be decided, by `reason`.
@@ -199,6 +205,9 @@ mod tests {
             "flashsale_commands_decided_total 1",
             "flashsale_fenced_total 1",
             "flashsale_halted 1",
+            "flashsale_consumer_stalled 1",
+            "flashsale_consumer_poll_stalled 1",
+            "flashsale_queue_depth 1",
             "flashsale_precheck_bypassed_total 1",
             "flashsale_poison_total 1",
             "flashsale_commit_ambiguous_total 1",

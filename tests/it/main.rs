@@ -10,6 +10,7 @@ mod consumer_effects;
 mod consumer_failures;
 mod consumer_guards;
 mod consumer_partition;
+mod consumer_watch;
 mod decide_properties;
 mod decide_table;
 mod e2e_faults;

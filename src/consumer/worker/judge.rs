@@ -6,7 +6,7 @@
 use metrics::counter;
 use tokio::time::sleep;
 
-use super::{Batch, BatchEnd, Worker};
+use super::{Batch, BatchEnd, Doing, Worker};
 use crate::inventory::Outcome;
 use crate::limits;
 use crate::store::{BatchError, Standing, StoreError};
@@ -101,6 +101,7 @@ impl Worker<'_> {
     async fn ask_oracle(&mut self, batch: &Batch, outcome: Option<Outcome>, why: &StoreError) -> Attempt {
         let was_doubtful = outcome.is_some();
         let is_counted = matches!(why, StoreError::Deadline { .. });
+        self.partition.progress.begin(Doing::Oracle);
         let head = batch.head(self.log_time);
         let mut wait = limits::RECONNECT_WAIT_MIN;
         let standing = loop {

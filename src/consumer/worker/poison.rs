@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::judge::{Attempt, Fault};
-use super::{Batch, BatchEnd, Worker};
+use super::{Batch, BatchEnd, Doing, Worker};
 use crate::ids::Place;
 use crate::inventory::{PoisonReason, Unfit};
 use crate::store::BatchError;
@@ -59,6 +59,7 @@ impl Worker<'_> {
     }
 
     async fn trial(&mut self, batch: &Batch, count: usize) -> Result<Option<Fault>, BatchError> {
+        self.partition.progress.begin(Doing::Postgres);
         let decide = self.partition.deps.decide;
         let mut head = batch.head(self.log_time);
         let commands = &batch.commands[..count];

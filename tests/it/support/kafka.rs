@@ -26,8 +26,12 @@ pub async fn fresh_topic(partitions: i32) -> String {
 
 /// Publishes payloads to one partition, past the service's own producer, and waits until they are in the log.
 pub fn publish_raw(topic: &str, partition: i32, key: &str, payloads: &[&[u8]]) {
-    let producer: BaseProducer =
-        client::config(&brokers()).set("acks", "all").create().expect("the settings are legal");
+    publish_raw_on(&brokers(), topic, partition, key, payloads);
+}
+
+/// The same on other brokers.
+pub fn publish_raw_on(brokers: &str, topic: &str, partition: i32, key: &str, payloads: &[&[u8]]) {
+    let producer: BaseProducer = client::config(brokers).set("acks", "all").create().expect("the settings are legal");
     for payload in payloads {
         let record = BaseRecord::to(topic).partition(partition).key(key).payload(*payload);
         producer.send(record).map_err(|(error, _)| error).expect("the queue has room");
