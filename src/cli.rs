@@ -164,7 +164,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             in_runtime(sku.run(config, json))
         }
         Command::Partition(partition) => in_runtime(partition.run(config(&[Needs::Database])?, json)),
-        Command::Log(log) => log.run(&config(&[Needs::Kafka])?),
+        Command::Log(log) => in_runtime(log.run(config(&[Needs::Kafka])?)),
         Command::Openapi { admin } => {
             let document = if admin { http::admin_openapi() } else { http::public_openapi() };
             print(document.to_pretty_json().map_err(|e| Failure::bug(e.to_string()))?)

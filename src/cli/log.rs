@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{Failure, print};
 use crate::clock::rfc3339;
@@ -14,6 +15,7 @@ use crate::inventory::Command;
 use crate::kafka::LogRecord;
 use crate::kafka::log_ends::{LogReader, LogStart};
 use crate::limits;
+use crate::shutdown;
 use crate::wire::{self, Envelope};
 
 #[derive(Subcommand)]
@@ -33,20 +35,25 @@ pub(super) struct Tail {
     /// Stop after so many records
     #[arg(long, value_name = "N")]
     max: Option<u64>,
-    /// Wait for more instead of ending with the log
+    /// Wait for more instead of ending with the log; SIGINT and SIGTERM end it, with exit code 0
     #[arg(long)]
     follow: bool,
 }
 
 impl Log {
-    pub(super) fn run(self, config: &Config) -> Result<(), Failure> {
+    pub(super) async fn run(self, config: Config) -> Result<(), Failure> {
         let Self::Tail(tail) = self;
-        tail.run(config)
+        // The usual end of --follow is no failure.
+        let stop = shutdown::on_signal()
+            .map_err(|error| Failure::unavailable_because(format!("could not listen for signals: {error}")))?;
+        let tailing = tokio::task::spawn_blocking(move || tail.run(&config, &stop));
+        tailing.await.map_err(|error| Failure::bug(error.to_string()))?
     }
 }
 
 impl Tail {
-    fn run(self, config: &Config) -> Result<(), Failure> {
+    /// Blocks; sees `stop` within [`limits::LOG_TAIL_WAIT`].
+    fn run(self, config: &Config, stop: &CancellationToken) -> Result<(), Failure> {
         let start = match self.from {
             Some(offset) => LogStart::Offset(offset),
             None if self.follow => LogStart::End,
@@ -56,7 +63,7 @@ impl Tail {
         let mut reader = LogReader::open(config.brokers(), &config.topic, &partitions, start)
             .map_err(|error| Failure::unavailable(&error))?;
         let (mut printed, mut quiet_since) = (0, Instant::now());
-        while self.max.is_none_or(|max| printed < max) {
+        while !stop.is_cancelled() && self.max.is_none_or(|max| printed < max) {
             match reader.next(limits::LOG_TAIL_WAIT).map_err(|error| Failure::unavailable(&error))? {
                 Some(record) => {
                     print(line_of(&record))?;

@@ -14,6 +14,7 @@ mod consumer_watch;
 mod decide_properties;
 mod decide_table;
 mod e2e_faults;
+mod e2e_operators;
 mod e2e_sale;
 mod http_refusals;
 mod http_reservations;

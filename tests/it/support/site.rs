@@ -90,7 +90,7 @@ impl Site {
 
     /// Starts `api`, `consumer` or `all` and waits until it is ready.
     pub async fn start(&self, role: &str) -> Process {
-        let mut process = self.spawn(role);
+        let mut process = self.spawn(&[role]);
         process.admin = process.wait_for_address("admin.addr").await;
         if role != "consumer" {
             process.public = process.wait_for_address("http.addr").await;
@@ -99,8 +99,9 @@ impl Site {
         process
     }
 
-    fn spawn(&self, role: &str) -> Process {
-        let mut child = self.command(&[role]).stdout(Stdio::piped()).spawn().expect("the binary starts");
+    /// Starts a subcommand that goes on until it is told to end, and reads what it prints.
+    pub fn spawn(&self, args: &[&str]) -> Process {
+        let mut child = self.command(args).stdout(Stdio::piped()).spawn().expect("the binary starts");
         let output = child.stdout.take().expect("piped");
         let lines = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&lines);
@@ -206,9 +207,14 @@ impl Process {
     }
 
     /// Asks it to stop and waits for its end.
-    pub async fn stop(mut self) -> ExitStatus {
+    pub async fn stop(self) -> ExitStatus {
+        self.end_by("TERM").await
+    }
+
+    /// Sends it a signal and waits for its end.
+    pub async fn end_by(mut self, signal: &str) -> ExitStatus {
         let pid = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status();
+        let asked = Command::new("kill").args([&format!("-{signal}"), &pid]).status();
         assert!(asked.is_ok_and(|s| s.success()), "the process can be asked to stop");
         wait_for_value("the process has ended", SOON, async || self.child.try_wait().expect("our child")).await
     }
