@@ -270,8 +270,11 @@ impl Gate {
     }
 
     fn pass(&self) {
-        let is_closed = self.is_closed.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.changed.wait_timeout_while(is_closed, SOON, |is_closed| *is_closed));
+        // Said to the runtime: a thread of it that blocks unannounced may hold up every timer and socket of the test.
+        tokio::task::block_in_place(|| {
+            let is_closed = self.is_closed.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(self.changed.wait_timeout_while(is_closed, SOON, |is_closed| *is_closed));
+        });
     }
 }
 
@@ -381,5 +384,70 @@ async fn a_partition_that_moves_while_paused_goes_on() {
     world.publish(1, &[reserve("t", "late", 1)]);
     world.wait_for_position(1, 4).await;
     first.stop().await;
+    world.finish().await;
+}
+
+static CUT_GATE: Gate = Gate::open();
+
+fn decide_behind_cut_gate(snapshot: &Snapshot, commands: &[Logged]) -> Outcome {
+    if snapshot.partition == 0 {
+        CUT_GATE.pass();
+    }
+    consumer::decide(snapshot, commands)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn undecided_records_that_vanish_before_they_are_fetched_halt_at_a_new_claim() {
+    let (world, consumer) = two_skus(&CUT_GATE, decide_behind_cut_gate).await;
+    fill_beyond_the_buffer(&world).await;
+    // While the partition is paused, retention takes nearly all that was not fetched.
+    let low = CROWD - 10;
+    delete_records_below(&world.topic, low).await;
+    CUT_GATE.set(false);
+    let reason = world.wait_for_halt(0).await;
+    assert!(reason.starts_with(&format!("the log starts at {low}: undecided records from ")), "{reason}");
+    // The client's error made the worker claim again, at once; its own look at the log comes every ten seconds.
+    assert!(world.db.number("SELECT epoch FROM partition_state WHERE partition = 0").await >= 2);
+    consumer.stop().await;
+    world.finish().await;
+}
+
+/// Holds the first batch until the log is in the worker's channel.
+static FIRST_GATE: Gate = Gate::open();
+/// Holds full batches until the test has asked for the end.
+static FULL_GATE: Gate = Gate::open();
+static FULL_BATCHES: AtomicU32 = AtomicU32::new(0);
+
+fn decide_behind_two_gates(snapshot: &Snapshot, commands: &[Logged]) -> Outcome {
+    if snapshot.partition == 0 && commands.len() < 200 {
+        FIRST_GATE.pass();
+    } else if snapshot.partition == 0 {
+        FULL_BATCHES.fetch_add(1, Ordering::Relaxed);
+        FULL_GATE.pass();
+    }
+    consumer::decide(snapshot, commands)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stop_is_seen_between_full_batches() {
+    let world = World::fresh(2).await;
+    FIRST_GATE.set(true);
+    FULL_GATE.set(true);
+    world.publish(0, &[create("s", 0, 9, 5)]);
+    // Forty commands each: six make a batch, and the seventh is carried over to the next.
+    let commands: Vec<Command> = (0..40).map(|_| reserve("s", "a", 1)).collect();
+    let records: Vec<Vec<u8>> = (0..60).map(|_| record(&commands)).collect();
+    let payloads: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+    publish_raw(&world.topic, 0, "s", &payloads);
+    let consumer = world.consume_with(&world.db.url, decide_behind_two_gates);
+    for position in 1..=2 {
+        world.publish(1, &[reserve("t", "a", 1)]);
+        world.wait_for_position(1, position).await;
+    }
+    FIRST_GATE.set(false);
+    wait_for("a full batch is being decided", SOON, async || FULL_BATCHES.load(Ordering::Relaxed) > 0).await;
+    tokio::join!(consumer.stop(), async { FULL_GATE.set(false) });
+    let position = world.db.number("SELECT position FROM partition_state WHERE partition = 0").await;
+    assert!((1..=20).contains(&position), "stopped within a batch or two, not at the end: {position}");
     world.finish().await;
 }
