@@ -17,6 +17,8 @@ CREATE TABLE sku (
   on_hand               bigint      NOT NULL,
   reserved              bigint      NOT NULL,
   sold                  bigint      NOT NULL,
+  expired_through       timestamptz NOT NULL,
+  is_paused             boolean     NOT NULL,
   user_limit            integer     NOT NULL,
   hold_seconds          integer     NOT NULL,
   starts_at             timestamptz,
@@ -31,6 +33,8 @@ CREATE TABLE sku (
   CONSTRAINT sku_late_payment CHECK (late_payment IN (0, 1))
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE sku IS 'Settings and counters as last decided. Written by the partition''s single writer alone.';
+COMMENT ON COLUMN sku.expired_through IS
+  'Holds that end at or before this log time are released from reserved. A RESERVED row among them IS expired, whatever it says: read the view reservation_now.';
 COMMENT ON COLUMN sku.late_payment IS '0 = rereserve, 1 = reject';
 COMMENT ON COLUMN sku.movement_count IS 'Number of the last stock_movement row of this SKU.';
 
@@ -52,14 +56,23 @@ CREATE TABLE reservation (
   user_id        text        NOT NULL,
   sku_id         text        NOT NULL,
   reason         text,
+  metadata       text,
+  changed_at     timestamptz,
+  extensions     smallint    NOT NULL DEFAULT 0,
+  extension_seconds integer  NOT NULL DEFAULT 0,
+  is_late        boolean     NOT NULL DEFAULT false,
+  payment_ref    text,
+  note           text,
   CONSTRAINT reservation_quantity CHECK (quantity > 0),
   CONSTRAINT reservation_status CHECK (status BETWEEN 1 AND 5),
   CONSTRAINT reservation_reason CHECK ((status = 2) = (reason IS NOT NULL)),
-  CONSTRAINT reservation_hold CHECK (status <> 1 OR expires_at IS NOT NULL)
+  CONSTRAINT reservation_hold CHECK (status <> 1 OR expires_at IS NOT NULL),
+  CONSTRAINT reservation_payment CHECK ((status = 3) = (payment_ref IS NOT NULL))
 );
 COMMENT ON TABLE reservation IS 'One row per decided reserve command: its first decision and its state today.';
 COMMENT ON COLUMN reservation.status IS '1 RESERVED, 2 REJECTED, 3 CONFIRMED, 4 CANCELLED, 5 EXPIRED (Status in src/inventory/decision.rs)';
 COMMENT ON COLUMN reservation.log_time IS 'Log time of the decision: accepted_at in every answer.';
+COMMENT ON COLUMN reservation.changed_at IS 'Log time of the confirm or cancel. A hold expires at expires_at.';
 COMMENT ON COLUMN reservation.available IS 'Only SOLD_OUT: units that were left. holds_pending likewise; user_limit and remaining belong to USER_LIMIT.';
 -- Finds a user's live units, and nothing else: refused requests must not slow the next decision, however many there are. A partition's
 -- part of it is read once per claim. The hash keeps the index narrow; readers compare user_id too. There is no third index: each costs a
@@ -81,19 +94,33 @@ CREATE TYPE new_reservation AS (
   holds_pending  boolean,
   user_id        text,
   sku_id         text,
-  reason         text
+  reason         text,
+  metadata       text
 );
 COMMENT ON TYPE new_reservation IS
   'A decided reserve command as the writer sends it (NewReservation in src/store/rows.rs): one array of rows takes half the time of an '
   'array per column. A later build gets a type of its own, so that two builds can write during a roll-out.';
 
+CREATE VIEW reservation_now AS
+  SELECT r.reservation_id, r.user_hash, r.user_id, r.sku_id, r.quantity, r.partition, r.log_offset, r.log_index, r.log_time, r.expires_at,
+         CASE WHEN ended THEN 5::smallint ELSE r.status END AS status, r.version + ended::integer AS version,
+         r.reason, r.available, r.holds_pending, r.user_limit, r.remaining, r.metadata, r.changed_at, r.extensions, r.extension_seconds,
+         r.is_late, r.payment_ref, r.note, s.extensions_max
+  FROM reservation r
+  LEFT JOIN sku s ON s.sku_id = r.sku_id
+  CROSS JOIN LATERAL (SELECT r.status = 1 AND r.expires_at <= s.expired_through) AS e (ended);
+COMMENT ON VIEW reservation_now IS 'What a reservation is: counters of ended holds are released at once, rows afterwards (Reservation::settled says the same).';
+
 CREATE TABLE command (
   command_id       uuid        PRIMARY KEY,
   requested_id     uuid        NOT NULL,
+  reservation_id   uuid,
   kind             text        NOT NULL,
   sku_id           text        NOT NULL,
   result           text        NOT NULL,
-  detail           bigint,
+  detail_1         bigint,
+  detail_2         bigint,
+  detail_3         bigint,
   fingerprint      bigint      NOT NULL,
   partition        smallint    NOT NULL,
   log_offset       bigint      NOT NULL,
@@ -104,8 +131,11 @@ CREATE TABLE command (
 COMMENT ON TABLE command IS 'One row per decided command that is not a reserve. A refused one is named by its place, so that it burns no id.';
 COMMENT ON COLUMN command.requested_id IS 'The id that the command carried.';
 COMMENT ON COLUMN command.fingerprint IS 'Hash of what was asked for: the same key with another body is told so, not "done".';
-COMMENT ON COLUMN command.result IS 'CREATED, CHANGED, or the code of the refusal.';
-COMMENT ON COLUMN command.detail IS 'settings_version for CREATED, CHANGED and SETTINGS_CHANGED; on_hand for STOCK_CHANGED.';
+COMMENT ON COLUMN command.reservation_id IS 'What a confirm, cancel or extend was to change.';
+COMMENT ON COLUMN command.result IS 'CREATED, CHANGED, CONFIRMED, CANCELLED, EXTENDED, ADJUSTED, or the code of the refusal.';
+COMMENT ON COLUMN command.detail_1 IS
+  'settings_version for CREATED, CHANGED and SETTINGS_CHANGED; on_hand for STOCK_CHANGED and ABOVE_MAXIMUM; minimum for BELOW_COMMITTED; '
+  'extensions_left and seconds_left (2) for EXTENSION_LIMIT; on_hand, reserved (2) and sold (3) for ADJUSTED.';
 
 CREATE TABLE partition_state (
   topic         text        NOT NULL,
@@ -146,12 +176,13 @@ CREATE TABLE batch (
   decided_count   integer     NOT NULL,
   duplicate_count integer     NOT NULL,
   poison_count    integer     NOT NULL,
+  tick_count      integer     NOT NULL,
   build           text        NOT NULL,
   decided         uuid[]      NOT NULL,
   committed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (partition, first_offset),
   CONSTRAINT batch_not_empty CHECK (position > first_offset),
-  CONSTRAINT batch_counts CHECK (command_count = decided_count + duplicate_count + poison_count)
+  CONSTRAINT batch_counts CHECK (command_count = decided_count + duplicate_count + poison_count + tick_count)
 );
 -- Ids don't compress; trying takes time.
 ALTER TABLE batch ALTER COLUMN decided SET STORAGE EXTERNAL;

@@ -93,6 +93,74 @@ impl Quantity {
     }
 }
 
+/// Why a text is not what it should be. `Display` is fit for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct MalformedText(&'static str);
+
+macro_rules! checked_text {
+    ($(#[$doc:meta])* $name:ident, $rule:literal, $is_good:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Takes a text that keeps the rule above.
+            ///
+            /// # Errors
+            /// [`MalformedText`] says the rule.
+            pub fn parse(text: &str) -> Result<Self, MalformedText> {
+                let is_good: fn(&str) -> bool = $is_good;
+                if is_good(text) { Ok(Self(text.into())) } else { Err(MalformedText($rule)) }
+            }
+
+            /// The text as it was written.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+fn is_reference(text: &str) -> bool {
+    (1..=limits::REFERENCE_CHARS_MAX).contains(&text.len()) && text.bytes().all(|b| (0x20..=0x7e).contains(&b))
+}
+
+checked_text!(
+    /// A shop's name of a payment: 1 to 128 printable ASCII characters.
+    PaymentRef,
+    "must be 1 to 128 printable ASCII characters",
+    is_reference
+);
+checked_text!(
+    /// A shop's name of what an adjustment belongs to: 1 to 128 printable ASCII characters.
+    Reference,
+    "must be 1 to 128 printable ASCII characters",
+    is_reference
+);
+checked_text!(
+    /// Free text of a person: 1 to 200 characters, no control characters.
+    Note,
+    "must be 1 to 200 characters without control characters",
+    |text| (1..=limits::NOTE_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+);
+checked_text!(
+    /// What a client attached to a reservation: the text of a JSON object of at most 10 strings, at most 500 bytes in all.
+    Metadata,
+    "must be an object of at most 10 strings, 500 bytes in all",
+    |text| {
+        text.len() <= limits::METADATA_BYTES_MAX
+            && serde_json::from_str::<std::collections::BTreeMap<String, String>>(text)
+                .is_ok_and(|members| members.len() <= limits::METADATA_MEMBERS_MAX && !text.contains('\0'))
+    }
+);
+
 /// A client's name for one operation, to make a repeat safe: 1 to 255 printable ASCII characters.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct IdempotencyKey(Arc<str>);
@@ -143,6 +211,16 @@ pub fn keyed_reservation_id(user: &UserId, sku: &SkuId, key: &IdempotencyKey) ->
 /// Id of an operator's keyed command on a SKU.
 pub fn keyed_sku_command_id(kind: &str, sku: &SkuId, key: &IdempotencyKey) -> Uuid {
     hash_fields(NAMESPACE, &[kind.as_bytes(), sku.as_str().as_bytes(), key.as_str().as_bytes()])
+}
+
+/// Id of a named command on a reservation: the same kind, reservation and name (a payment's reference, or a key) give the same id.
+pub fn named_reservation_command_id(kind: &str, reservation: Uuid, name: &str) -> Uuid {
+    hash_fields(NAMESPACE, &[kind.as_bytes(), reservation.as_bytes(), name.as_bytes()])
+}
+
+/// Id of a named command on a SKU (an adjustment's reference).
+pub fn named_sku_command_id(kind: &str, sku: &SkuId, name: &str) -> Uuid {
+    hash_fields(NAMESPACE, &[kind.as_bytes(), sku.as_str().as_bytes(), b"name", name.as_bytes()])
 }
 
 /// Name of the marker that one user's key has in Redis, whatever SKU it was used for: 32 hexadecimal digits.

@@ -12,10 +12,17 @@ mod command;
 mod decide;
 mod decision;
 mod position;
+mod reservation;
 mod snapshot;
 
-pub use command::{Command, Configure, LatePayment, Logged, PoisonReason, Reserve, Settings, Unfit};
+pub use command::{
+    Adjust, Cancel, Command, Configure, Confirm, Extend, LatePayment, Logged, Pause, PoisonReason, Reserve, Settings,
+    StockChange, Tick, Unfit,
+};
 pub use decide::decide;
-pub use decision::{Changes, Decision, Outcome, Refusal, Rejection, SkuChange, Status, Verdict};
+pub use decision::{
+    Changes, Decision, Outcome, Refusal, Rejection, ReservationChange, SkuChange, Status, Verdict,
+};
 pub use position::{Arrival, arrival_of};
-pub use snapshot::{Sku, Snapshot};
+pub use reservation::Reservation;
+pub use snapshot::{Holdings, Sku, Snapshot};

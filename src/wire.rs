@@ -1,10 +1,16 @@
 //! The bytes of a record: a version, one SKU, and one to [`limits::RECORD_COMMANDS_MAX`] commands of it.
 //!
-//! Version 1, integers little-endian, texts as one length byte and that many bytes, `?` = a presence byte 0 or 1 before the value:
+//! Version 1, integers little-endian, texts as one length byte and that many bytes (long ones as two; empty = absent), `?` = a presence byte 0 or 1 before the value:
 //! ```text
 //! record   "FS"  version u8  count u16  sku text  { size u16  command }*
 //! command  kind u8  id 16 bytes  received_at_us i64  request_id text  body
-//! reserve    (1)  user text  quantity u32
+//! reserve    (1)  user text  quantity u32  metadata long
+//! confirm    (3)  reservation 16 bytes  payment_ref text
+//! cancel     (4)  reservation 16 bytes  note long
+//! extend     (5)  reservation 16 bytes  seconds u32
+//! adjust     (6)  compare_on_hand ?i64  delta or on_hand i64  note long  reference text
+//! pause      (7)  seen_version i64  pauses u8  note long
+//! tick       (8)
 //! configure  (2)  pin u16  seen_version i64  on_hand ?i64  user_limit u32  hold_seconds u32  starts_at ?i64  ends_at ?i64
 //!                 late_payment u8  extensions_max u32  extension_seconds_max u32
 //! ```
@@ -16,8 +22,11 @@ mod reader;
 
 use uuid::Uuid;
 
-use crate::ids::{Quantity, SkuId, UserId};
-use crate::inventory::{Command, Configure, LatePayment, PoisonReason, Reserve, Settings, Unfit};
+use crate::ids::{Metadata, Note, PaymentRef, Quantity, Reference, SkuId, UserId};
+use crate::inventory::{
+    Adjust, Cancel, Command, Configure, Confirm, Extend, LatePayment, Pause, PoisonReason, Reserve, Settings, StockChange, Tick,
+    Unfit,
+};
 use crate::limits;
 
 pub(crate) use reader::Reader;
@@ -28,6 +37,12 @@ pub const VERSION: u8 = 1;
 
 const KIND_RESERVE: u8 = 1;
 const KIND_CONFIGURE: u8 = 2;
+const KIND_CONFIRM: u8 = 3;
+const KIND_CANCEL: u8 = 4;
+const KIND_EXTEND: u8 = 5;
+const KIND_ADJUST: u8 = 6;
+const KIND_PAUSE: u8 = 7;
+const KIND_TICK: u8 = 8;
 
 /// A command on its way, with what people and metrics want to know about it; no decision reads that part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +172,12 @@ fn put_command(bytes: &mut Vec<u8>, sent: &Sent) {
     let kind = match &sent.command {
         Command::Reserve(_) => KIND_RESERVE,
         Command::Configure(_) => KIND_CONFIGURE,
+        Command::Confirm(_) => KIND_CONFIRM,
+        Command::Cancel(_) => KIND_CANCEL,
+        Command::Extend(_) => KIND_EXTEND,
+        Command::Adjust(_) => KIND_ADJUST,
+        Command::Pause(_) => KIND_PAUSE,
+        Command::Tick(_) => KIND_TICK,
     };
     bytes.push(kind);
     bytes.extend_from_slice(sent.command.id().as_bytes());
@@ -166,9 +187,40 @@ fn put_command(bytes: &mut Vec<u8>, sent: &Sent) {
         Command::Reserve(reserve) => {
             put_text(bytes, reserve.user.as_str());
             bytes.extend_from_slice(&reserve.quantity.get().to_le_bytes());
+            put_long_text(bytes, reserve.metadata.as_ref().map_or("", Metadata::as_str));
         }
+        Command::Confirm(confirm) => {
+            bytes.extend_from_slice(confirm.reservation.as_bytes());
+            put_text(bytes, confirm.payment_ref.as_str());
+        }
+        Command::Cancel(cancel) => {
+            bytes.extend_from_slice(cancel.reservation.as_bytes());
+            put_long_text(bytes, cancel.note.as_ref().map_or("", Note::as_str));
+        }
+        Command::Extend(extend) => {
+            bytes.extend_from_slice(extend.reservation.as_bytes());
+            bytes.extend_from_slice(&extend.seconds.to_le_bytes());
+        }
+        Command::Adjust(adjust) => put_adjust(bytes, adjust),
         Command::Configure(configure) => put_configure(bytes, configure),
+        Command::Pause(pause) => {
+            bytes.extend_from_slice(&pause.seen_version.to_le_bytes());
+            bytes.push(u8::from(pause.pauses));
+            put_long_text(bytes, pause.note.as_ref().map_or("", Note::as_str));
+        }
+        Command::Tick(_) => {}
     }
+}
+
+fn put_adjust(bytes: &mut Vec<u8>, adjust: &Adjust) {
+    let (compare, number) = match adjust.change {
+        StockChange::By(delta) => (None, delta),
+        StockChange::To { compare_on_hand, on_hand } => (Some(compare_on_hand), on_hand),
+    };
+    put_optional(bytes, compare);
+    bytes.extend_from_slice(&number.to_le_bytes());
+    put_long_text(bytes, adjust.note.as_str());
+    put_text(bytes, adjust.reference.as_ref().map_or("", Reference::as_str));
 }
 
 fn put_configure(bytes: &mut Vec<u8>, configure: &Configure) {
@@ -206,6 +258,11 @@ fn put_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend_from_slice(text.as_bytes());
 }
 
+fn put_long_text(bytes: &mut Vec<u8>, text: &str) {
+    put_u16(bytes, text.len());
+    bytes.extend_from_slice(text.as_bytes());
+}
+
 /// The whole characters in the first `len_max` bytes: a request id is cut, never refused.
 fn start_of(text: &str, len_max: usize) -> &str {
     let mut len = text.len().min(len_max);
@@ -225,6 +282,12 @@ fn read_envelope(bytes: &[u8], sku: &SkuId) -> Envelope {
     let command = match (kind, id, request_id) {
         (Some(KIND_RESERVE), Some(id), Some(_)) => read_reserve(&mut from, id, sku),
         (Some(KIND_CONFIGURE), Some(id), Some(_)) => read_configure(&mut from, id, sku),
+        (Some(KIND_CONFIRM), Some(id), Some(_)) => read_confirm(&mut from, id, sku),
+        (Some(KIND_CANCEL), Some(id), Some(_)) => read_cancel(&mut from, id, sku),
+        (Some(KIND_EXTEND), Some(id), Some(_)) => read_extend(&mut from, id, sku),
+        (Some(KIND_ADJUST), Some(id), Some(_)) => read_adjust(&mut from, id, sku),
+        (Some(KIND_PAUSE), Some(id), Some(_)) => read_pause(&mut from, id, sku),
+        (Some(KIND_TICK), Some(id), Some(_)) => Some(Command::Tick(Tick { id, sku: sku.clone() })),
         _ => None,
     };
     Envelope {
@@ -237,7 +300,58 @@ fn read_envelope(bytes: &[u8], sku: &SkuId) -> Envelope {
 fn read_reserve(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
     let user = UserId::parse(from.text()?).ok()?;
     let quantity = Quantity::new(from.u32()?)?;
-    Some(Command::Reserve(Reserve { id, user, sku: sku.clone(), quantity }))
+    let metadata = optional_text(from.long_text()?, |text| Metadata::parse(text).ok())?;
+    Some(Command::Reserve(Reserve { id, user, sku: sku.clone(), quantity, metadata }))
+}
+
+fn read_confirm(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
+    let reservation = from.uuid()?;
+    let payment_ref = PaymentRef::parse(from.text()?).ok()?;
+    Some(Command::Confirm(Confirm { id, reservation, sku: sku.clone(), payment_ref }))
+}
+
+fn read_cancel(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
+    let reservation = from.uuid()?;
+    let note = optional_text(from.long_text()?, |text| Note::parse(text).ok())?;
+    Some(Command::Cancel(Cancel { id, reservation, sku: sku.clone(), note }))
+}
+
+fn read_extend(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
+    let reservation = from.uuid()?;
+    let seconds = from.u32().filter(|seconds| (1..=limits::HOLD_SECONDS_MAX).contains(seconds))?;
+    Some(Command::Extend(Extend { id, reservation, sku: sku.clone(), seconds }))
+}
+
+fn read_adjust(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
+    let compare = from.optional()?;
+    let number = from.i64()?;
+    let is_stock = |units: i64| (0..=limits::ON_HAND_MAX).contains(&units);
+    let change = match compare {
+        None if number != 0 && is_stock(number.checked_abs()?) => StockChange::By(number),
+        Some(compare_on_hand) if is_stock(compare_on_hand) && is_stock(number) => {
+            StockChange::To { compare_on_hand, on_hand: number }
+        }
+        _ => return None,
+    };
+    let note = Note::parse(from.long_text()?).ok()?;
+    let reference = optional_text(from.text()?, |text| Reference::parse(text).ok())?;
+    Some(Command::Adjust(Adjust { id, sku: sku.clone(), change, note, reference }))
+}
+
+fn read_pause(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
+    let seen_version = from.i64().filter(|v| *v > 0)?;
+    let pauses = match from.u8()? {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
+    let note = optional_text(from.long_text()?, |text| Note::parse(text).ok())?;
+    Some(Command::Pause(Pause { id, sku: sku.clone(), seen_version, pauses, note }))
+}
+
+/// Empty = absent. Outer `None`: broken.
+fn optional_text<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if text.is_empty() { Some(None) } else { parse(text).map(Some) }
 }
 
 fn read_configure(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {

@@ -2,9 +2,12 @@
 
 use uuid::Uuid;
 
-use crate::clock::{self, Millis};
-use crate::ids::{self, Place, Quantity, SkuId, UserId};
-use crate::limits;
+use crate::clock::Millis;
+use crate::ids::{Metadata, Note, PaymentRef, Place, Quantity, Reference, SkuId, UserId};
+
+mod settings;
+
+pub use settings::{Configure, LatePayment, Settings};
 
 /// A command with its place in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,29 +20,78 @@ pub struct Logged {
     pub command: Result<Command, Unfit>,
 }
 
-/// Everything that may be asked of a SKU's writer.
+/// Everything that may be asked of a SKU's writer. There is no other way to change stock, settings or a reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// A buyer wants units.
     Reserve(Reserve),
+    /// A hold is paid for.
+    Confirm(Confirm),
+    /// A hold is given back.
+    Cancel(Cancel),
+    /// A hold is to last longer.
+    Extend(Extend),
+    /// An operator changes the stock.
+    Adjust(Adjust),
     /// An operator creates a SKU or replaces its settings.
     Configure(Configure),
+    /// An operator pauses or resumes a sale.
+    Pause(Pause),
+    /// The partition's owner says that time has passed: holds of the SKU are due.
+    Tick(Tick),
 }
 
 impl Command {
-    /// The id that makes a repeat of this command a duplicate.
+    /// The id that makes a repeat of this command a duplicate (a tick has one only to be found in the log).
     pub fn id(&self) -> Uuid {
         match self {
-            Self::Reserve(reserve) => reserve.id,
-            Self::Configure(configure) => configure.id,
+            Self::Reserve(command) => command.id,
+            Self::Confirm(command) => command.id,
+            Self::Cancel(command) => command.id,
+            Self::Extend(command) => command.id,
+            Self::Adjust(command) => command.id,
+            Self::Configure(command) => command.id,
+            Self::Pause(command) => command.id,
+            Self::Tick(command) => command.id,
         }
     }
 
     /// The SKU it is about.
     pub fn sku(&self) -> &SkuId {
         match self {
-            Self::Reserve(reserve) => &reserve.sku,
-            Self::Configure(configure) => &configure.sku,
+            Self::Reserve(command) => &command.sku,
+            Self::Confirm(command) => &command.sku,
+            Self::Cancel(command) => &command.sku,
+            Self::Extend(command) => &command.sku,
+            Self::Adjust(command) => &command.sku,
+            Self::Configure(command) => &command.sku,
+            Self::Pause(command) => &command.sku,
+            Self::Tick(command) => &command.sku,
+        }
+    }
+
+    /// The reservation that it is to change; a reserve makes one and changes none.
+    pub fn target(&self) -> Option<Uuid> {
+        match self {
+            Self::Confirm(command) => Some(command.reservation),
+            Self::Cancel(command) => Some(command.reservation),
+            Self::Extend(command) => Some(command.reservation),
+            Self::Reserve(_) | Self::Adjust(_) | Self::Configure(_) | Self::Pause(_) | Self::Tick(_) => None,
+        }
+    }
+
+    /// Its name in rows, metrics and answers.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Reserve(_) => "reserve",
+            Self::Confirm(_) => "confirm",
+            Self::Cancel(_) => "cancel",
+            Self::Extend(_) => "extend",
+            Self::Adjust(_) => "adjust",
+            Self::Configure(_) => "configure",
+            Self::Pause(Pause { pauses: true, .. }) => "pause",
+            Self::Pause(Pause { pauses: false, .. }) => "resume",
+            Self::Tick(_) => "tick",
         }
     }
 }
@@ -55,128 +107,100 @@ pub struct Reserve {
     pub sku: SkuId,
     /// How many units.
     pub quantity: Quantity,
+    /// What the client wants to find in every answer; no decision reads it.
+    pub metadata: Option<Metadata>,
 }
 
-/// Create a SKU, or replace all its settings.
+/// Turn a hold into a sale; after its end by the SKU's policy ([`LatePayment`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Configure {
+pub struct Confirm {
+    /// Id of the command: the same payment for the same reservation has the same id.
+    pub id: Uuid,
+    /// The hold.
+    pub reservation: Uuid,
+    /// Its SKU.
+    pub sku: SkuId,
+    /// The payment.
+    pub payment_ref: PaymentRef,
+}
+
+/// Give a hold back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancel {
+    /// Id of the command.
+    pub id: Uuid,
+    /// The hold.
+    pub reservation: Uuid,
+    /// Its SKU.
+    pub sku: SkuId,
+    /// Why, for people.
+    pub note: Option<Note>,
+}
+
+/// Let a hold last longer: its end moves by `seconds`, within the SKU's bounds for number and sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extend {
+    /// Id of the command.
+    pub id: Uuid,
+    /// The hold.
+    pub reservation: Uuid,
+    /// Its SKU.
+    pub sku: SkuId,
+    /// 1 to [`crate::limits::HOLD_SECONDS_MAX`].
+    pub seconds: u32,
+}
+
+/// Change the units in the sale.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adjust {
+    /// Id of the command: the same reference for the same SKU has the same id.
+    pub id: Uuid,
+    /// The SKU.
+    pub sku: SkuId,
+    /// How.
+    pub change: StockChange,
+    /// Why, for people.
+    pub note: Note,
+    /// What it belongs to, e.g. a purchase order.
+    pub reference: Option<Reference>,
+}
+
+/// How an adjustment changes the stock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StockChange {
+    /// By so many units, up or down.
+    By(i64),
+    /// To a counted number, if the stock is what the operator believes it is.
+    To {
+        /// What the operator believes.
+        compare_on_hand: i64,
+        /// What was counted.
+        on_hand: i64,
+    },
+}
+
+/// Stop taking reserve commands for a SKU, or take them again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
     /// Id of the command.
     pub id: Uuid,
     /// The SKU.
     pub sku: SkuId,
-    /// The partition that the SKU is pinned to: carried so that the log alone can restore the catalogue.
-    pub pin: i32,
-    /// The settings version that the operator saw; 0 = none, i.e. this creates the SKU.
+    /// The settings version that the operator saw.
     pub seen_version: i64,
-    /// Units in the sale. Required on creation; afterwards it only states what the operator believes (stock moves by adjustments).
-    pub on_hand: Option<i64>,
-    /// The new settings, complete.
-    pub settings: Settings,
+    /// True = pause, false = resume.
+    pub pauses: bool,
+    /// Why, for people.
+    pub note: Option<Note>,
 }
 
-impl Configure {
-    /// What its operator asks for, hashed and stored: the same key with another body is told so. Neither the pin nor the version that was
-    /// seen are part of it, because a repeat of the same call may see others. Never changes between builds.
-    pub fn fingerprint(&self) -> i64 {
-        let Settings {
-            user_limit,
-            hold_seconds,
-            starts_at,
-            ends_at,
-            late_payment,
-            extensions_max,
-            extension_seconds_max,
-        } = &self.settings;
-        let mut body = Vec::with_capacity(64);
-        for optional in [self.on_hand, *starts_at, *ends_at] {
-            body.push(u8::from(optional.is_some()));
-            body.extend_from_slice(&optional.unwrap_or_default().to_le_bytes());
-        }
-        for number in [*user_limit, *hold_seconds, *extensions_max, *extension_seconds_max] {
-            body.extend_from_slice(&number.to_le_bytes());
-        }
-        body.push(match late_payment {
-            LatePayment::Rereserve => 0,
-            LatePayment::Reject => 1,
-        });
-        ids::body_hash64("configure", &body)
-    }
-}
-
-/// How a SKU is sold. Bounds are in [`Settings::check`].
+/// Time has passed for a SKU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Units that one user may hold or own.
-    pub user_limit: u32,
-    /// Seconds that a hold lasts.
-    pub hold_seconds: u32,
-    /// Requests before this log time are refused; absent = open at once.
-    pub starts_at: Option<Millis>,
-    /// Requests at or after this log time are refused; absent = no end.
-    pub ends_at: Option<Millis>,
-    /// What happens to a payment that comes after its hold ended.
-    pub late_payment: LatePayment,
-    /// Extensions that one hold may have.
-    pub extensions_max: u32,
-    /// Seconds that all extensions of one hold may add.
-    pub extension_seconds_max: u32,
-}
-
-impl Default for Settings {
-    /// The defaults of the contract: limit 1, hold 120 s, open at once, no end, re-reserve late payments, 3 extensions, 600 s in all.
-    fn default() -> Self {
-        Self {
-            user_limit: 1,
-            hold_seconds: 120,
-            starts_at: None,
-            ends_at: None,
-            late_payment: LatePayment::Rereserve,
-            extensions_max: 3,
-            extension_seconds_max: 600,
-        }
-    }
-}
-
-impl Settings {
-    /// Every field that is out of bounds, with what it must be: `(field, detail)`. Empty = good.
-    pub fn check(&self) -> Vec<(&'static str, &'static str)> {
-        let mut wrong = Vec::new();
-        if !(1..=limits::USER_LIMIT_MAX).contains(&self.user_limit) {
-            wrong.push(("user_limit", "must be 1 to 1000"));
-        }
-        if !(limits::HOLD_SECONDS_MIN..=limits::HOLD_SECONDS_MAX).contains(&self.hold_seconds) {
-            wrong.push(("hold_seconds", "must be 10 to 14400"));
-        }
-        if self.extensions_max > limits::EXTENSIONS_MAX {
-            wrong.push(("extensions_max", "must be 0 to 100"));
-        }
-        if self.extension_seconds_max > limits::EXTENSION_SECONDS_MAX {
-            wrong.push(("extension_seconds_max", "must be 0 to 86400"));
-        }
-        // A time that the database would store as another one would be decided by another one after the next load.
-        let is_writable = |at: Option<Millis>| at.is_none_or(|at| (clock::EARLIEST..=clock::LATEST).contains(&at));
-        if !is_writable(self.starts_at) {
-            wrong.push(("starts_at", "must be in the years 0 to 9999"));
-        }
-        if !is_writable(self.ends_at) {
-            wrong.push(("ends_at", "must be in the years 0 to 9999"));
-        }
-        if let (Some(starts), Some(ends)) = (self.starts_at, self.ends_at)
-            && ends <= starts
-        {
-            wrong.push(("ends_at", "must be after starts_at"));
-        }
-        wrong
-    }
-}
-
-/// What a confirm after the end of its hold gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LatePayment {
-    /// Allocate again if stock and limit allow.
-    Rereserve,
-    /// Refuse.
-    Reject,
+pub struct Tick {
+    /// Only to be found in the log.
+    pub id: Uuid,
+    /// The SKU.
+    pub sku: SkuId,
 }
 
 /// Bytes that arrived as a command and can't be decided.
@@ -221,42 +245,5 @@ impl PoisonReason {
     /// Reads a stored code.
     pub fn from_code(code: &str) -> Option<Self> {
         [Self::Malformed, Self::NotHere, Self::ProcessingError].into_iter().find(|r| r.code() == code)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fingerprint_is_what_was_asked_for_and_nothing_else() {
-        let configure = |on_hand, settings| Configure {
-            id: Uuid::nil(),
-            sku: SkuId::parse("s").expect("legal"),
-            pin: 0,
-            seen_version: 1,
-            on_hand,
-            settings,
-        };
-        let plain = configure(Some(0), Settings::default());
-        // Golden: rows of earlier builds are compared with it.
-        assert_eq!(plain.fingerprint(), -1_706_165_303_396_847_011);
-        assert_eq!(Configure { pin: 7, seen_version: 9, ..plain.clone() }.fingerprint(), plain.fingerprint());
-        let default = Settings::default;
-        let others = [
-            configure(None, default()),
-            configure(Some(1), default()),
-            configure(Some(0), Settings { user_limit: 2, ..default() }),
-            configure(Some(0), Settings { hold_seconds: 60, ..default() }),
-            configure(Some(0), Settings { starts_at: Some(0), ..default() }),
-            configure(Some(0), Settings { ends_at: Some(0), ..default() }),
-            configure(Some(0), Settings { late_payment: LatePayment::Reject, ..default() }),
-            configure(Some(0), Settings { extensions_max: 0, ..default() }),
-            configure(Some(0), Settings { extension_seconds_max: 0, ..default() }),
-        ];
-        let mut seen: Vec<i64> = others.iter().map(Configure::fingerprint).chain([plain.fingerprint()]).collect();
-        seen.sort_unstable();
-        seen.dedup();
-        assert_eq!(seen.len(), others.len() + 1, "every field counts");
     }
 }

@@ -1,17 +1,23 @@
 //! `decide`: a batch of commands, in log order, against a snapshot.
 //!
 //! FIFO with skip: each command is decided by what all commands before it left, none waits for another. A refused request takes
-//! nothing, so a later and smaller one may still win.
+//! nothing, so a later and smaller one may still win. Time is log time: before a command is decided, every hold of its SKU that has ended
+//! by then is released, so a confirm and the end of its hold can't both win.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::command::{Command, Configure, Logged, PoisonReason, Reserve, Settings};
-use super::decision::{Changes, Decision, Outcome, Refusal, Rejection, SkuChange, Verdict};
-use super::snapshot::{Sku, Snapshot};
+use super::command::{Command, Logged, PoisonReason};
+use super::decision::{Changes, Decision, Outcome, ReservationChange, SkuChange, Verdict};
+use super::reservation::Reservation;
+use super::snapshot::{Holdings, Sku, Snapshot};
 use crate::clock::Millis;
 use crate::ids::{SkuId, UserId};
+
+mod hold;
+mod reserve;
+mod stock;
 
 /// Decides a batch.
 ///
@@ -34,7 +40,13 @@ struct State {
     skus: BTreeMap<SkuId, Sku>,
     known_reservations: BTreeSet<Uuid>,
     known_commands: BTreeSet<Uuid>,
-    units: BTreeMap<(SkuId, UserId), i64>,
+    /// Those of the snapshot and those that the batch made.
+    reservations: BTreeMap<Uuid, Reservation>,
+    /// Ids of those that the batch made or changed.
+    touched: BTreeSet<Uuid>,
+    holdings: BTreeMap<(SkuId, UserId), Holdings>,
+    /// Units of holds by their end. Of holds that end after the batch only what the batch itself did is here; nobody reads those.
+    due: BTreeMap<SkuId, BTreeMap<Millis, i64>>,
 }
 
 impl From<&Snapshot> for State {
@@ -46,7 +58,10 @@ impl From<&Snapshot> for State {
             skus: snapshot.skus.clone(),
             known_reservations: snapshot.known_reservations.clone(),
             known_commands: snapshot.known_commands.clone(),
-            units: snapshot.units.clone(),
+            reservations: snapshot.reservations.clone(),
+            touched: BTreeSet::new(),
+            holdings: snapshot.holdings.clone(),
+            due: snapshot.due.clone(),
         }
     }
 }
@@ -56,12 +71,57 @@ impl State {
         self.log_time = self.log_time.max(logged.at);
         let verdict = match &logged.command {
             Err(unfit) => self.poison(unfit.id, unfit.reason),
-            Ok(Command::Reserve(reserve)) if self.known_reservations.contains(&reserve.id) => Verdict::Duplicate,
-            Ok(Command::Reserve(reserve)) => self.reserve(reserve),
-            Ok(Command::Configure(configure)) if self.known_commands.contains(&configure.id) => Verdict::Duplicate,
-            Ok(Command::Configure(configure)) => self.configure(configure),
+            Ok(command) => self.decide_command(command),
         };
         Decision { place: logged.place, at: self.log_time, verdict }
+    }
+
+    fn decide_command(&mut self, command: &Command) -> Verdict {
+        let released = self.release_due(command.sku());
+        if self.is_known(command) {
+            return Verdict::Duplicate;
+        }
+        if !self.skus.contains_key(command.sku()) && !matches!(command, Command::Configure(_)) {
+            return self.poison(Some(command.id()), PoisonReason::NotHere);
+        }
+        match command {
+            Command::Reserve(reserve) => self.reserve(reserve),
+            Command::Confirm(confirm) => self.confirm(confirm),
+            Command::Cancel(cancel) => self.cancel(cancel),
+            Command::Extend(extend) => self.extend(extend),
+            Command::Adjust(adjust) => self.adjust(adjust),
+            Command::Configure(configure) => self.configure(configure),
+            Command::Pause(pause) => self.pause(pause),
+            Command::Tick(_) => Verdict::Ticked { released },
+        }
+    }
+
+    /// A reservation's id and a command's are two things. A reservation that another command of the batch names was loaded whole.
+    fn is_known(&self, command: &Command) -> bool {
+        match command {
+            Command::Reserve(reserve) => {
+                self.known_reservations.contains(&reserve.id) || self.reservations.contains_key(&reserve.id)
+            }
+            Command::Tick(_) => false,
+            other => self.known_commands.contains(&other.id()),
+        }
+    }
+
+    /// Releases the units of every hold of a SKU that has ended by now, in the counters; the rows follow later
+    /// ([`Sku::expired_through`]). How many came back.
+    fn release_due(&mut self, id: &SkuId) -> i64 {
+        let (Some(sku), Some(due)) = (self.skus.get_mut(id), self.due.get_mut(id)) else { return 0 };
+        let mut released = 0;
+        while let Some(entry) = due.first_entry().filter(|entry| *entry.key() <= self.log_time) {
+            released += entry.remove();
+        }
+        if released > 0 {
+            sku.reserved -= released;
+            sku.expired_through = self.log_time;
+        }
+        assert!(released >= 0, "holds that end are never fewer than none");
+        sku.assert_sound();
+        released
     }
 
     /// A poisoned id is known, whatever kind of command would come with it.
@@ -71,52 +131,40 @@ impl State {
         Verdict::Poison(reason)
     }
 
-    fn reserve(&mut self, reserve: &Reserve) -> Verdict {
-        let Some(sku) = self.skus.get_mut(&reserve.sku) else {
-            return self.poison(Some(reserve.id), PoisonReason::NotHere);
-        };
-        self.known_reservations.insert(reserve.id);
-        let units = self.units.entry((reserve.sku.clone(), reserve.user.clone())).or_insert(0);
-        let quantity = i64::from(reserve.quantity.get());
-        if let Some(rejection) = rejection_of(sku, *units, quantity, self.log_time) {
-            return Verdict::Rejected(rejection);
-        }
-        sku.reserved += quantity;
-        *units += quantity;
-        sku.assert_sound();
-        assert!(*units <= i64::from(sku.settings.user_limit), "no decision exceeds the limit in force");
-        Verdict::Reserved { expires_at: self.log_time.saturating_add(i64::from(sku.settings.hold_seconds) * 1000) }
-    }
-
-    fn configure(&mut self, configure: &Configure) -> Verdict {
-        if configure.pin != self.partition {
-            return self.poison(Some(configure.id), PoisonReason::NotHere);
-        }
-        let settings_version = match self.skus.get_mut(&configure.sku) {
-            None => match created_sku(configure) {
-                Ok(sku) => {
-                    sku.assert_sound();
-                    self.skus.insert(configure.sku.clone(), sku);
-                    1
+    /// Puts a changed reservation in its place and keeps `due` and the holder's units in step.
+    fn put_reservation(&mut self, id: Uuid, after: Reservation) {
+        let before = self.reservations.get(&id);
+        let log_time = self.log_time;
+        let holdings = self.holdings.entry((after.sku.clone(), after.user.clone())).or_default();
+        let due = self.due.entry(after.sku.clone()).or_default();
+        for (reservation, sign) in before.map(|before| (before, -1)).into_iter().chain([(&after, 1)]) {
+            let units = sign * reservation.units();
+            match (reservation.status, reservation.expires_at) {
+                (super::Status::Reserved, Some(ends)) => {
+                    *holdings.holds.entry(ends).or_default() += units;
+                    if ends > log_time {
+                        *due.entry(ends).or_default() += units;
+                    }
                 }
-                Err(refusal) => return Verdict::Refused(refusal),
-            },
-            Some(sku) => {
-                if let Some(refusal) = refusal_of_change(sku, configure) {
-                    return Verdict::Refused(refusal);
-                }
-                sku.settings = Settings::clone(&configure.settings);
-                sku.settings_version += 1;
-                sku.settings_version
+                (super::Status::Confirmed, _) => holdings.sold += units,
+                _ => {}
             }
-        };
-        self.known_commands.insert(configure.id);
-        Verdict::Configured { created: settings_version == 1, settings_version }
+        }
+        self.reservations.insert(id, after);
+        self.touched.insert(id);
     }
 
     /// What differs from the snapshot; a SKU whose stock differs gets the number of its next movement.
     fn into_changes(self, snapshot: &Snapshot) -> Changes {
-        let mut changes = Changes { log_time: self.log_time, skus: BTreeMap::new(), units: self.units };
+        let log_time = self.log_time;
+        let units = self.holdings.into_iter().map(|(whose, has)| (whose, has.live_at(log_time))).collect();
+        let mut reservations = self.reservations;
+        let changed = self.touched.into_iter().filter_map(|id| {
+            let after = reservations.remove(&id)?;
+            Some((id, ReservationChange { before: snapshot.reservations.get(&id).cloned(), after }))
+        });
+        let reservations = changed.collect();
+        let mut changes = Changes { log_time, skus: BTreeMap::new(), reservations, units };
         for (id, after) in self.skus {
             let before = snapshot.skus.get(&id);
             if before == Some(&after) {
@@ -129,53 +177,5 @@ impl State {
             changes.skus.insert(id, change);
         }
         changes
-    }
-}
-
-/// The first reason, by precedence, to refuse a request; `None` = it gets its units.
-fn rejection_of(sku: &Sku, units: i64, quantity: i64, log_time: Millis) -> Option<Rejection> {
-    let settings = &sku.settings;
-    if let Some(starts_at) = settings.starts_at.filter(|starts_at| log_time < *starts_at) {
-        return Some(Rejection::SaleNotStarted { starts_at });
-    }
-    if let Some(ends_at) = settings.ends_at.filter(|ends_at| log_time >= *ends_at) {
-        return Some(Rejection::SaleEnded { ends_at });
-    }
-    // A limit may have been lowered below what the user already has: then nothing remains.
-    let remaining = (i64::from(settings.user_limit) - units).max(0);
-    if quantity > remaining {
-        let remaining = u32::try_from(remaining).expect("at most the limit");
-        return Some(Rejection::UserLimit { limit: settings.user_limit, remaining });
-    }
-    if quantity > sku.available() {
-        return Some(Rejection::SoldOut { available: sku.available(), holds_pending: sku.reserved > 0 });
-    }
-    None
-}
-
-/// The SKU that a `configure` creates, or why it can't.
-fn created_sku(configure: &Configure) -> Result<Sku, Refusal> {
-    match configure.on_hand {
-        Some(on_hand) if configure.seen_version == 0 => Ok(Sku {
-            on_hand,
-            reserved: 0,
-            sold: 0,
-            settings: configure.settings.clone(),
-            settings_version: 1,
-            movement_count: 0,
-        }),
-        // It was meant for a SKU that does not exist here (a database restored from the log would have it): nothing to change.
-        _ => Err(Refusal::SettingsChanged { settings_version: 0 }),
-    }
-}
-
-/// Why new settings for an existing SKU are refused, by precedence.
-fn refusal_of_change(sku: &Sku, configure: &Configure) -> Option<Refusal> {
-    if configure.seen_version != sku.settings_version {
-        return Some(Refusal::SettingsChanged { settings_version: sku.settings_version });
-    }
-    match configure.on_hand {
-        Some(believed) if believed != sku.on_hand => Some(Refusal::StockChanged { on_hand: sku.on_hand }),
-        _ => None,
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
+
 use super::command::PoisonReason;
+use super::reservation::Reservation;
 use super::snapshot::Sku;
 use crate::clock::Millis;
 use crate::ids::{Place, SkuId, UserId};
@@ -28,14 +31,40 @@ pub enum Verdict {
     },
     /// The reserve command is refused for ever.
     Rejected(Rejection),
-    /// The SKU is created or has new settings.
+    /// The hold is a sale.
+    Confirmed {
+        /// The hold had ended; units were allocated again.
+        is_late: bool,
+    },
+    /// The hold is given back.
+    Cancelled,
+    /// The hold lasts longer.
+    Extended {
+        /// Its new end.
+        expires_at: Millis,
+    },
+    /// The stock is changed.
+    Adjusted {
+        /// Units in the sale.
+        on_hand: i64,
+        /// Units held.
+        reserved: i64,
+        /// Units sold.
+        sold: i64,
+    },
+    /// Time has passed.
+    Ticked {
+        /// Units whose holds ended by it.
+        released: i64,
+    },
+    /// The SKU is created or has new settings (a pause is one).
     Configured {
         /// True for a new SKU.
         created: bool,
         /// The version of the settings now in force.
         settings_version: i64,
     },
-    /// An operator's command is refused; it occupies no id and may be sent again.
+    /// A command that is not a reserve is refused; whether that is remembered says [`Refusal::is_remembered`].
     Refused(Refusal),
     /// This id was decided before; nothing changes, the first decision stands.
     Duplicate,
@@ -46,6 +75,8 @@ pub enum Verdict {
 /// Why a reserve command is refused, by precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
+    /// An operator paused the sale.
+    SalePaused,
     /// The sale starts later.
     SaleNotStarted {
         /// When.
@@ -76,6 +107,7 @@ impl Rejection {
     /// The stable code.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::SalePaused => "SALE_PAUSED",
             Self::SaleNotStarted { .. } => "SALE_NOT_STARTED",
             Self::SaleEnded { .. } => "SALE_ENDED",
             Self::UserLimit { .. } => "USER_LIMIT",
@@ -84,7 +116,7 @@ impl Rejection {
     }
 }
 
-/// Why an operator's command is refused, by precedence.
+/// Why a command that is not a reserve is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The settings are not the ones that the operator saw.
@@ -97,6 +129,35 @@ pub enum Refusal {
         /// Units in the sale.
         on_hand: i64,
     },
+    /// The stock would fall below what is promised.
+    BelowCommitted {
+        /// Units held and sold.
+        minimum: i64,
+    },
+    /// The stock would exceed [`crate::limits::ON_HAND_MAX`].
+    AboveMaximum {
+        /// Units in the sale.
+        on_hand: i64,
+    },
+    /// The reservation is not decided, as far as this writer knows.
+    NotReservedYet,
+    /// The reservation was refused.
+    ReservationRejected,
+    /// It is confirmed (with another payment).
+    AlreadyConfirmed,
+    /// It is cancelled.
+    AlreadyCancelled,
+    /// Its hold has ended.
+    HoldExpired,
+    /// Its hold has ended, and its units could not be allocated again: the payment is to be refunded.
+    PaidUnfulfilled,
+    /// No more extensions, or not so long.
+    ExtensionLimit {
+        /// Extensions that are left.
+        extensions_left: u32,
+        /// Seconds that they may add.
+        seconds_left: u32,
+    },
 }
 
 impl Refusal {
@@ -105,7 +166,22 @@ impl Refusal {
         match self {
             Self::SettingsChanged { .. } => "SETTINGS_CHANGED",
             Self::StockChanged { .. } => "STOCK_CHANGED",
+            Self::BelowCommitted { .. } => "BELOW_COMMITTED",
+            Self::AboveMaximum { .. } => "ABOVE_MAXIMUM",
+            Self::NotReservedYet => "NOT_RESERVED_YET",
+            Self::ReservationRejected => "RESERVATION_REJECTED",
+            Self::AlreadyConfirmed => "ALREADY_CONFIRMED",
+            Self::AlreadyCancelled => "ALREADY_CANCELLED",
+            Self::HoldExpired => "HOLD_EXPIRED",
+            Self::PaidUnfulfilled => "PAID_UNFULFILLED",
+            Self::ExtensionLimit { .. } => "EXTENSION_LIMIT",
         }
+    }
+
+    /// Whether the command keeps its id: a repeat then gets this answer for ever. The others burn nothing, so that an early or a
+    /// mistaken command does not block a later, right one with the same name.
+    pub fn is_remembered(&self) -> bool {
+        matches!(self, Self::AlreadyConfirmed | Self::AlreadyCancelled | Self::HoldExpired | Self::PaidUnfulfilled)
     }
 }
 
@@ -169,8 +245,19 @@ pub struct Changes {
     pub log_time: Millis,
     /// The SKUs that changed.
     pub skus: BTreeMap<SkuId, SkuChange>,
+    /// Reservations that were made or changed, by id.
+    pub reservations: BTreeMap<Uuid, ReservationChange>,
     /// Units that the users of the batch hold or own after it, changed or not: a hint that was lost heals at the user's next request.
     pub units: BTreeMap<(SkuId, UserId), i64>,
+}
+
+/// One reservation before and after a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationChange {
+    /// As in the snapshot; absent = the batch decided it.
+    pub before: Option<Reservation>,
+    /// As the batch leaves it.
+    pub after: Reservation,
 }
 
 /// One SKU before and after a batch.

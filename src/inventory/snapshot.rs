@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::command::Settings;
+use super::reservation::Reservation;
 use crate::clock::Millis;
 use crate::ids::{SkuId, UserId};
 
@@ -24,8 +25,30 @@ pub struct Snapshot {
     pub known_reservations: BTreeSet<Uuid>,
     /// Operators' commands that have their decision, and poisoned commands.
     pub known_commands: BTreeSet<Uuid>,
-    /// Units that a user holds or owns of a SKU (RESERVED and CONFIRMED); absent = 0.
-    pub units: BTreeMap<(SkuId, UserId), i64>,
+    /// The reservations that commands of the batch are to change.
+    pub reservations: BTreeMap<Uuid, Reservation>,
+    /// What the users of the batch (those who ask, and those whose reservations are to change) hold or own of a SKU; absent = nothing.
+    pub holdings: BTreeMap<(SkuId, UserId), Holdings>,
+    /// Units of holds by the end of the hold, for every SKU of the batch: at least all that end by the batch's last log time and are not
+    /// released yet.
+    pub due: BTreeMap<SkuId, BTreeMap<Millis, i64>>,
+}
+
+/// What one user has of one SKU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Units owned.
+    pub sold: i64,
+    /// Units held, by the end of the hold. Ended holds may be among them.
+    pub holds: BTreeMap<Millis, i64>,
+}
+
+impl Holdings {
+    /// Units that count against the limit at a log time: a hold that ends then has ended.
+    pub fn live_at(&self, log_time: Millis) -> i64 {
+        let after = (std::ops::Bound::Excluded(log_time), std::ops::Bound::Unbounded);
+        self.sold + self.holds.range(after).map(|(_, units)| units).sum::<i64>()
+    }
 }
 
 /// A SKU as last decided.
@@ -37,6 +60,10 @@ pub struct Sku {
     pub reserved: i64,
     /// Units confirmed.
     pub sold: i64,
+    /// Every hold that ends at or before this log time is released from `reserved`. Its row may still say RESERVED: it **is** expired.
+    pub expired_through: Millis,
+    /// Reserve commands are refused for now.
+    pub is_paused: bool,
     /// How it is sold.
     pub settings: Settings,
     /// Counts changes of the settings, from 1.

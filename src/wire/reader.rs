@@ -1,5 +1,7 @@
 //! Reading bytes that nobody vouches for: everything that may be missing is an `Option`. Pure.
 
+use uuid::Uuid;
+
 /// Takes bytes from the front; `None` when there are too few.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
@@ -42,5 +44,14 @@ impl<'a> Reader<'a> {
     pub(crate) fn text(&mut self) -> Option<&'a str> {
         let len = self.u8()?;
         std::str::from_utf8(self.take(usize::from(len))?).ok()
+    }
+
+    pub(crate) fn long_text(&mut self) -> Option<&'a str> {
+        let len = self.u16()?;
+        std::str::from_utf8(self.take(usize::from(len))?).ok()
+    }
+
+    pub(crate) fn uuid(&mut self) -> Option<Uuid> {
+        self.array().map(Uuid::from_bytes)
     }
 }
