@@ -58,7 +58,8 @@ fn batch(claim: &Claim, n: usize, is_keyed: bool) -> Vec<Logged> {
             };
             let offset = claim.position + (i / limits::RECORD_COMMANDS_MAX) as i64;
             let index = (i % limits::RECORD_COMMANDS_MAX) as u16;
-            let reserve = Reserve { id, user, sku: sku.clone(), quantity: Quantity::new(1).expect("legal") };
+            let reserve =
+                Reserve { id, user, sku: sku.clone(), quantity: Quantity::new(1).expect("legal"), metadata: None };
             Logged { place: Place { offset, index }, at: 1_000, command: Ok(Command::Reserve(reserve)) }
         })
         .collect()

@@ -236,7 +236,7 @@ impl SkuAdmin {
 fn refusal_of(row: &CommandRow) -> Option<CommandRefusal> {
     match row.result.as_str() {
         "CREATED" | "CHANGED" => None,
-        "STOCK_CHANGED" => Some(CommandRefusal::StockChanged { on_hand: row.detail.unwrap_or_default() }),
+        "STOCK_CHANGED" => Some(CommandRefusal::StockChanged { on_hand: row.details[0].unwrap_or_default() }),
         "SETTINGS_CHANGED" => Some(CommandRefusal::SettingsChanged),
         code => Some(CommandRefusal::Poisoned(code.to_owned())),
     }

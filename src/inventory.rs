@@ -20,9 +20,7 @@ pub use command::{
     StockChange, Tick, Unfit,
 };
 pub use decide::decide;
-pub use decision::{
-    Changes, Decision, Outcome, Refusal, Rejection, ReservationChange, SkuChange, Status, Verdict,
-};
+pub use decision::{Changes, Decision, Outcome, Refusal, Rejection, ReservationChange, SkuChange, Status, Verdict};
 pub use position::{Arrival, arrival_of};
 pub use reservation::Reservation;
 pub use snapshot::{Holdings, Sku, Snapshot};

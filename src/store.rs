@@ -13,6 +13,7 @@ mod memory;
 mod migrate;
 mod partitions;
 mod reads;
+mod reservations;
 mod rows;
 mod writer;
 
@@ -26,7 +27,7 @@ use crate::clock::Millis;
 use crate::ids::{SkuId, Ticket};
 use crate::inventory::{Sku, Status};
 
-pub use batch::{BatchError, BatchHead, BatchTransaction};
+pub use batch::{BatchError, BatchHead, BatchTransaction, SettledHold};
 pub use dead_letters::DeadLetter;
 pub use migrate::migrate;
 pub use writer::{Claim, ClaimError, Standing, Writer, WriterConfig};
@@ -107,8 +108,20 @@ pub struct ReservationRow {
     pub version: i32,
     /// Log time of the decision.
     pub accepted_at: Millis,
-    /// End of the hold.
+    /// End of the hold, also after it.
     pub expires_at: Option<Millis>,
+    /// Log time of the confirm or cancel.
+    pub changed_at: Option<Millis>,
+    /// Extensions that the SKU's settings still allow; absent only for poison.
+    pub extensions_left: Option<u32>,
+    /// CONFIRMED: the payment.
+    pub payment_ref: Option<String>,
+    /// CONFIRMED: its hold had ended.
+    pub is_late: bool,
+    /// CANCELLED: why.
+    pub note: Option<String>,
+    /// What the client attached: the text of a JSON object of strings.
+    pub metadata: Option<String>,
     /// Where its request stands in the log.
     pub ticket: Ticket,
 }
@@ -143,14 +156,16 @@ pub struct StatusRead {
 pub struct CommandRow {
     /// The id that the command carried.
     pub command_id: Uuid,
-    /// `configure`.
+    /// What a confirm, cancel or extend was to change.
+    pub reservation_id: Option<Uuid>,
+    /// See [`crate::inventory::Command::kind`]; empty for poison.
     pub kind: String,
     /// The SKU.
     pub sku_id: String,
-    /// `CREATED`, `CHANGED`, or the code of the refusal.
+    /// `CREATED`, `CHANGED`, `CONFIRMED` ..., or the code of the refusal: see the column's comment.
     pub result: String,
-    /// See the column's comment.
-    pub detail: Option<i64>,
+    /// Numbers that belong to the result: see the column's comment.
+    pub details: [Option<i64>; 3],
     /// What it asked for, hashed ([`crate::inventory::Configure::fingerprint`]); absent for poison.
     pub fingerprint: Option<i64>,
 }

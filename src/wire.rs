@@ -24,8 +24,8 @@ use uuid::Uuid;
 
 use crate::ids::{Metadata, Note, PaymentRef, Quantity, Reference, SkuId, UserId};
 use crate::inventory::{
-    Adjust, Cancel, Command, Configure, Confirm, Extend, LatePayment, Pause, PoisonReason, Reserve, Settings, StockChange, Tick,
-    Unfit,
+    Adjust, Cancel, Command, Configure, Confirm, Extend, LatePayment, Pause, PoisonReason, Reserve, Settings,
+    StockChange, Tick, Unfit,
 };
 use crate::limits;
 

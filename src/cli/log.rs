@@ -10,8 +10,8 @@ use super::{Failure, print};
 use crate::clock::rfc3339;
 use crate::config::Config;
 use crate::http::views::late_payment_word;
-use crate::ids::{Place, Ticket};
-use crate::inventory::Command;
+use crate::ids::{Note, Place, Reference, Ticket};
+use crate::inventory::{Command, StockChange};
 use crate::kafka::LogRecord;
 use crate::kafka::log_ends::{LogReader, LogStart};
 use crate::limits;
@@ -111,17 +111,23 @@ fn command_of(partition: i32, offset: i64, index: usize, envelope: &Envelope) ->
         "received_at": rfc3339(envelope.received_at_us.div_euclid(1000)),
         "request_id": envelope.request_id,
     });
+    if let Ok(command) = &envelope.command {
+        value["kind"] = command.kind().into();
+        value["id"] = command.id().to_string().into();
+        if let Some(target) = command.target() {
+            value["reservation_id"] = target.to_string().into();
+        }
+    }
     match &envelope.command {
         Ok(Command::Reserve(reserve)) => {
-            value["kind"] = "reserve".into();
-            value["id"] = reserve.id.to_string().into();
             value["user_id"] = reserve.user.as_str().into();
             value["quantity"] = reserve.quantity.get().into();
+            if let Some(metadata) = &reserve.metadata {
+                value["metadata"] = serde_json::from_str(metadata.as_str()).unwrap_or_default();
+            }
         }
         Ok(Command::Configure(configure)) => {
             let settings = &configure.settings;
-            value["kind"] = "configure".into();
-            value["id"] = configure.id.to_string().into();
             value["pin"] = configure.pin.into();
             value["seen_version"] = configure.seen_version.into();
             value["on_hand"] = configure.on_hand.into();
@@ -132,6 +138,25 @@ fn command_of(partition: i32, offset: i64, index: usize, envelope: &Envelope) ->
                 "extension_seconds_max": settings.extension_seconds_max,
             });
         }
+        Ok(Command::Confirm(confirm)) => value["payment_ref"] = confirm.payment_ref.as_str().into(),
+        Ok(Command::Cancel(cancel)) => value["note"] = cancel.note.as_ref().map(Note::as_str).into(),
+        Ok(Command::Extend(extend)) => value["seconds"] = extend.seconds.into(),
+        Ok(Command::Adjust(adjust)) => {
+            match adjust.change {
+                StockChange::By(delta) => value["delta"] = delta.into(),
+                StockChange::To { compare_on_hand, on_hand } => {
+                    value["compare_on_hand"] = compare_on_hand.into();
+                    value["on_hand"] = on_hand.into();
+                }
+            }
+            value["note"] = adjust.note.as_str().into();
+            value["reference"] = adjust.reference.as_ref().map(Reference::as_str).into();
+        }
+        Ok(Command::Pause(pause)) => {
+            value["seen_version"] = pause.seen_version.into();
+            value["note"] = pause.note.as_ref().map(Note::as_str).into();
+        }
+        Ok(Command::Tick(_)) => {}
         Err(unfit) => {
             value["unfit"] = unfit.reason.code().into();
             value["id"] = unfit.id.map(|id| id.to_string()).into();

@@ -181,6 +181,7 @@ mod tests {
                     user: UserId::parse("u").unwrap(),
                     sku: sku.clone(),
                     quantity: Quantity::new(1).unwrap(),
+                    metadata: None,
                 }),
             })
             .collect();

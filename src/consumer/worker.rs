@@ -21,7 +21,7 @@ use crate::effects::Effects;
 use crate::inventory::{Command, Logged, Outcome, Snapshot};
 use crate::limits;
 use crate::pace::Pace;
-use crate::store::{BatchError, Claim, Writer};
+use crate::store::{BatchError, Claim, SettledHold, Writer};
 use crate::telemetry::metrics as names;
 use judge::{Attempt, Panicked};
 
@@ -31,6 +31,13 @@ mod report;
 
 /// The pure function that decides; a value, so that a test can pass one that fails.
 pub type Decide = fn(&Snapshot, &[Logged]) -> Outcome;
+
+/// What one transaction came to.
+pub(super) struct Decided {
+    outcome: Outcome,
+    /// Rows of ended holds that it settled besides.
+    settled: Vec<SettledHold>,
+}
 
 /// Why a worker stopped deciding.
 #[derive(Debug)]
@@ -218,8 +225,8 @@ impl<'p> Worker<'p> {
                 other => other,
             };
             match attempt {
-                Attempt::Committed(outcome) => {
-                    self.after_commit(batch, &outcome, began.elapsed());
+                Attempt::Committed(decided) => {
+                    self.after_commit(batch, &decided, began.elapsed());
                     return Ok(());
                 }
                 Attempt::End(end) => return Err(end),
@@ -244,7 +251,7 @@ impl<'p> Worker<'p> {
     }
 
     /// Fence, snapshot, decide, write, commit. An error comes with the outcome if COMMIT was sent.
-    async fn transact(&mut self, batch: &Batch) -> Result<Result<Outcome, Panicked>, (BatchError, Option<Outcome>)> {
+    async fn transact(&mut self, batch: &Batch) -> Result<Result<Decided, Panicked>, (BatchError, Option<Decided>)> {
         let decide = self.partition.deps.decide;
         let began = Instant::now();
         self.partition.progress.begin(Doing::Postgres);
@@ -269,18 +276,24 @@ impl<'p> Worker<'p> {
         if let Err(error) = tx.write(&batch.commands, &outcome, &batch.raw()).await {
             return Err((tx.roll_back(error).await, None));
         }
+        let settled = match tx.settle().await {
+            Ok(settled) => settled,
+            Err(error) => return Err((tx.roll_back(error).await, None)),
+        };
+        let decided = Decided { outcome, settled };
         let commit_began = Instant::now();
         let committed = tx.commit().await;
         histogram!(names::BATCH_LATENCY, "phase" => "commit").record(commit_began.elapsed());
         histogram!(names::BATCH_LATENCY, "phase" => "db").record(began.elapsed());
         match committed {
-            Ok(()) => Ok(Ok(outcome)),
-            Err(error) => Err((error, Some(outcome))),
+            Ok(()) => Ok(Ok(decided)),
+            Err(error) => Err((error, Some(decided))),
         }
     }
 
     /// What may happen only now: the position, effects, metrics, one line of log.
-    fn after_commit(&mut self, batch: &Batch, outcome: &Outcome, took: Duration) {
+    fn after_commit(&mut self, batch: &Batch, decided: &Decided, took: Duration) {
+        let outcome = &decided.outcome;
         let head = batch.head(self.log_time);
         self.position = head.position;
         self.log_time = head.log_time;
@@ -291,7 +304,7 @@ impl<'p> Worker<'p> {
             self.writer.epoch(),
             head.position,
             batch,
-            outcome,
+            decided,
         ));
         report::measure(&*self.partition.deps.clock, batch, outcome, took);
         report::log_line(self.partition.partition, &head, batch, outcome, took);

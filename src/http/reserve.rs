@@ -121,7 +121,7 @@ async fn publish(
     let waiter = wait.map(|wait| (wait, app.waiters.register(id)));
     let received_at_us = admitted.received_at_us;
     let ReserveRequest { user, sku, quantity, .. } = request;
-    let command = Command::Reserve(Reserve { id, user, sku, quantity });
+    let command = Command::Reserve(Reserve { id, user, sku, quantity, metadata: None });
     let sent = Sent { received_at_us, request_id: request_id.as_str().to_owned(), command };
     let (tell, told) = oneshot::channel();
     let (ingress, status) = (app.ingress.clone(), app.status.clone());

@@ -27,6 +27,7 @@ fn reserve(sku: &str, user: usize) -> Sent {
         user: UserId::parse(&format!("u-{user}")).expect("legal"),
         sku: SkuId::parse(sku).expect("legal"),
         quantity: Quantity::new(1).expect("legal"),
+        metadata: None,
     });
     Sent { received_at_us: 0, request_id: String::new(), command }
 }
@@ -63,7 +64,7 @@ impl Bench {
             assert_eq!(decoded.sku, record.sku);
             let user_of = |envelope: wire::Envelope| match envelope.command.expect("a good command") {
                 Command::Reserve(reserve) => reserve.user.to_string(),
-                Command::Configure(_) => unreachable!("these tests only reserve"),
+                _ => unreachable!("these tests only reserve"),
             };
             let users = decoded.commands.into_iter().map(user_of).collect();
             taken.lock().expect("no panic").push(Published { sku: record.sku.to_string(), users, on_report });
@@ -298,7 +299,7 @@ proptest! {
         });
         let user_of = |request: &Request| match &request.sent.command {
             Command::Reserve(reserve) => reserve.user.as_str()[2..].parse::<usize>().expect("made above"),
-            Command::Configure(_) => unreachable!("none made"),
+            _ => unreachable!("none made"),
         };
         let mut seen = vec![Vec::new(); 4];
         for group in record::group(requests) {

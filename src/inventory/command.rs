@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::clock::Millis;
-use crate::ids::{Metadata, Note, PaymentRef, Place, Quantity, Reference, SkuId, UserId};
+use crate::ids::{self, Metadata, Note, PaymentRef, Place, Quantity, Reference, SkuId, UserId};
 
 mod settings;
 
@@ -78,6 +78,29 @@ impl Command {
             Self::Extend(command) => Some(command.reservation),
             Self::Reserve(_) | Self::Adjust(_) | Self::Configure(_) | Self::Pause(_) | Self::Tick(_) => None,
         }
+    }
+
+    /// What it asks for, hashed and stored: the same name with another body is told so. Never changes between builds.
+    pub fn fingerprint(&self) -> i64 {
+        let (mut body, number) =
+            (Vec::with_capacity(64), |body: &mut Vec<u8>, n: i64| body.extend_from_slice(&n.to_le_bytes()));
+        match self {
+            Self::Configure(configure) => return configure.fingerprint(),
+            Self::Reserve(_) | Self::Tick(_) => {}
+            Self::Confirm(confirm) => body.extend_from_slice(confirm.payment_ref.as_str().as_bytes()),
+            Self::Cancel(cancel) => body.extend_from_slice(cancel.note.as_ref().map_or("", Note::as_str).as_bytes()),
+            Self::Extend(extend) => number(&mut body, extend.seconds.into()),
+            Self::Adjust(adjust) => {
+                let (compare, units) = match adjust.change {
+                    StockChange::By(delta) => (-1, delta),
+                    StockChange::To { compare_on_hand, on_hand } => (compare_on_hand, on_hand),
+                };
+                number(&mut body, compare);
+                number(&mut body, units);
+            }
+            Self::Pause(pause) => number(&mut body, pause.pauses.into()),
+        }
+        ids::body_hash64(self.kind(), &body)
     }
 
     /// Its name in rows, metrics and answers.

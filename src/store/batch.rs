@@ -17,12 +17,14 @@
 use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::connect::{ask, smallint};
-use super::memory::{Learned, Memory};
+use super::memory::{EndedHold, Learned, Memory};
 use super::rows::Rows;
 use super::{StoreError, Writer};
 use crate::clock::{Millis, time_of};
+use crate::ids::{SkuId, UserId};
 use crate::inventory::{Logged, Outcome, Snapshot};
 use crate::limits;
 
@@ -42,6 +44,25 @@ pub struct BatchHead {
     pub log_time: Millis,
     /// Digest of its last record.
     pub last_digest: i64,
+}
+
+/// A hold that ended, now that its row says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettledHold {
+    /// The reservation.
+    pub reservation: Uuid,
+    /// Its SKU.
+    pub sku: SkuId,
+    /// Its user.
+    pub user: UserId,
+    /// Units that came back.
+    pub units: i64,
+    /// Units that its user still has.
+    pub units_left: i64,
+    /// The reservation's version now.
+    pub version: i32,
+    /// When the hold ended.
+    pub expires_at: Millis,
 }
 
 /// Why a batch was not committed, or may not have been.
@@ -128,23 +149,24 @@ impl BatchTransaction<'_> {
     }
 
     async fn load(&mut self, commands: &[Logged]) -> Result<Snapshot, StoreError> {
-        let (writer, conn) = (&mut *self.writer, &mut self.conn);
-        let asked = load::Asked::of(commands);
-        let memory = match &mut writer.memory {
-            Some(memory) => memory,
-            empty => empty.insert(Memory::load(conn, writer.partition).await?),
-        };
-        let skus = load::load_skus(conn, writer.partition, &asked, memory).await?;
+        let mut asked = load::Asked::of(commands);
+        self.writer.remember_on(&mut self.conn).await?;
+        let (writer, conn) = (&*self.writer, &mut self.conn);
+        let memory = writer.memory.as_ref().expect("remembered just now");
+        let (skus, due) = load::skus_and_due(&asked, memory, self.head.log_time_before);
         // A request for a SKU that is not here becomes poison, not a row: the primary key would not notice that its id is known.
         self.is_careful = writer.careful_batches > 0 || skus.len() < asked.skus.len();
         let known = load::load_known(conn, writer.partition, &asked, self.is_careful, memory.has_poison()).await?;
+        let reservations = load::load_targets(conn, writer.partition, &mut asked).await?;
         Ok(Snapshot {
             partition: writer.partition,
             log_time: self.head.log_time_before,
             skus,
             known_reservations: known.reservations,
             known_commands: known.commands,
-            units: load::load_units(conn, writer.partition, &asked, memory).await?,
+            reservations,
+            holdings: load::load_holdings(conn, writer.partition, &asked, memory).await?,
+            due,
         })
     }
 
@@ -166,23 +188,40 @@ impl BatchTransaction<'_> {
         let written = async {
             write::write_commands(&mut self.conn, self.writer.partition, &rows).await?;
             write::write_poison(&mut self.conn, self.writer.partition, &rows, raw).await?;
-            write::write_batch(&mut self.conn, self.writer, self.head, commands.len(), &rows).await
+            let skus = write::write_batch(&mut self.conn, self.writer, self.head, commands.len(), &rows).await?;
+            let changed = write::write_changes(&mut self.conn, &rows).await?;
+            Ok((skus, changed))
         };
-        let written = match written.await {
-            Err(error) if !self.is_careful && error.constraint().as_deref() == Some("reservation_pkey") => {
+        let (skus, changed) = match written.await {
+            Err(error) if !self.is_careful && is_known_id(&error) => {
                 self.writer.look_up_ids();
                 return Err(BatchError::Known);
             }
             written => written.map_err(BatchError::before_commit)?,
         };
         self.learned = Learned::of(outcome);
-        if written == rows.skus.skus.len() as i64 {
+        let (sku_count, change_count) = (rows.skus.skus.len(), rows.changes.ids.len());
+        if (skus, changed) == (sku_count as i64, change_count as u64) {
             return Ok(());
         }
         Err(BatchError::Contradiction(format!(
-            "{written} of {} SKUs are as this writer left them: something else changed their stock or settings",
-            rows.skus.skus.len()
+            "{skus} of {sku_count} SKUs and {changed} of {change_count} reservations are as this writer left them: something else \
+             changed stock, settings or a reservation"
         )))
+    }
+
+    /// Lets rows of ended holds say so, at most [`limits::SETTLE_MAX`]; which did. To be called after [`Self::write`], or alone, in a
+    /// transaction that moves no position.
+    ///
+    /// # Errors
+    /// [`BatchError`]; call [`Self::roll_back`] with it.
+    pub async fn settle(&mut self) -> Result<Vec<SettledHold>, BatchError> {
+        let ended: Vec<EndedHold> = self.writer.memory.iter().flat_map(Memory::to_settle).cloned().collect();
+        if ended.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.learned.settled = ended.len();
+        write::settle(&mut self.conn, self.writer.partition, &ended).await.map_err(BatchError::before_commit)
     }
 
     /// Commits. The writer keeps its connection only if the server says yes.
@@ -222,4 +261,8 @@ impl BatchTransaction<'_> {
             self.writer.conn = Some(self.conn);
         }
     }
+}
+
+fn is_known_id(error: &StoreError) -> bool {
+    error.constraint().as_deref() == Some("reservation_pkey")
 }

@@ -118,6 +118,8 @@ fn sku_of(row: &PgRow) -> Result<Sku, sqlx::Error> {
         on_hand: row.try_get("on_hand")?,
         reserved: row.try_get("reserved")?,
         sold: row.try_get("sold")?,
+        expired_through: millis_of(row.try_get::<OffsetDateTime, _>("expired_through")?),
+        is_paused: row.try_get("is_paused")?,
         settings: Settings {
             user_limit: count("user_limit")?,
             hold_seconds: count("hold_seconds")?,

@@ -36,11 +36,12 @@ impl Store {
             let rows = sqlx::query(
                 "/* load_statuses */
                  SELECT reservation_id, user_id, sku_id, quantity, status, reason, available, holds_pending, user_limit, remaining,
-                        version, log_time, expires_at, partition, log_offset, log_index
-                 FROM reservation WHERE reservation_id = ANY($1)
+                        version, log_time, expires_at, partition, log_offset, log_index, metadata, changed_at,
+                        extensions_max - extensions AS extensions_left, is_late, payment_ref, note
+                 FROM reservation_now WHERE reservation_id = ANY($1)
                  UNION ALL
                  SELECT command_id, NULL, NULL, NULL, 2::smallint, reason, NULL, NULL, NULL, NULL,
-                        1, log_time, NULL, partition, log_offset, log_index
+                        1, log_time, NULL, partition, log_offset, log_index, NULL, NULL, NULL, false, NULL, NULL
                  FROM poison WHERE command_id = ANY($1) AND command_id IS NOT NULL",
             )
             .bind(ids)
@@ -64,12 +65,14 @@ impl Store {
             limits::READ_DEADLINE,
             sqlx::query(
                 "/* load_command */
-                 SELECT requested_id, kind, sku_id, result, detail, fingerprint, 0 AS choice FROM command
+                 SELECT requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3, fingerprint, 0 AS choice
+                 FROM command
                  WHERE (partition, log_offset, log_index) = ($2, $3, $4) AND requested_id = $1
                  UNION ALL
-                 SELECT requested_id, kind, sku_id, result, detail, fingerprint, 1 FROM command WHERE command_id = $1
+                 SELECT requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3, fingerprint, 1
+                 FROM command WHERE command_id = $1
                  UNION ALL
-                 SELECT command_id, '', '', reason, NULL, NULL, 2 FROM poison WHERE command_id = $1
+                 SELECT command_id, NULL, '', '', reason, NULL, NULL, NULL, NULL, 2 FROM poison WHERE command_id = $1
                  ORDER BY choice LIMIT 1",
             )
             .bind(id)
@@ -123,6 +126,12 @@ fn fields_of(row: &PgRow, status: Status) -> Result<ReservationRow, sqlx::Error>
         version: row.try_get("version")?,
         accepted_at: millis_of(row.try_get::<OffsetDateTime, _>("log_time")?),
         expires_at: row.try_get::<Option<OffsetDateTime>, _>("expires_at")?.map(millis_of),
+        changed_at: row.try_get::<Option<OffsetDateTime>, _>("changed_at")?.map(millis_of),
+        extensions_left: row.try_get::<Option<i32>, _>("extensions_left")?.map(|left| u32::try_from(left).unwrap_or(0)),
+        payment_ref: row.try_get("payment_ref")?,
+        is_late: row.try_get("is_late")?,
+        note: row.try_get("note")?,
+        metadata: row.try_get("metadata")?,
         ticket: Ticket { partition: i32::from(row.try_get::<i16, _>("partition")?), place },
     })
 }
@@ -148,10 +157,11 @@ fn unsigned(number: Option<i32>) -> Option<u32> {
 fn command_of(row: &PgRow) -> Result<CommandRow, sqlx::Error> {
     Ok(CommandRow {
         command_id: row.try_get("requested_id")?,
+        reservation_id: row.try_get("reservation_id")?,
         kind: row.try_get("kind")?,
         sku_id: row.try_get("sku_id")?,
         result: row.try_get("result")?,
-        detail: row.try_get("detail")?,
+        details: [row.try_get("detail_1")?, row.try_get("detail_2")?, row.try_get("detail_3")?],
         fingerprint: row.try_get("fingerprint")?,
     })
 }

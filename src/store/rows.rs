@@ -7,8 +7,10 @@ use uuid::Uuid;
 
 use super::catalogue::late_payment_number;
 use crate::clock::{Millis, time_of};
-use crate::ids::{self, SkuId};
-use crate::inventory::{Command, Decision, Logged, Outcome, Refusal, Rejection, Reserve, SkuChange, Status, Verdict};
+use crate::ids::{self, Metadata, SkuId};
+use crate::inventory::{
+    Command, Decision, Logged, Outcome, Refusal, Rejection, ReservationChange, Reserve, SkuChange, Status, Verdict,
+};
 
 /// A new row of `reservation`, as the type `new_reservation` has it: **the order of the fields is the type's**.
 #[derive(sqlx::Encode)]
@@ -28,6 +30,7 @@ pub(super) struct NewReservation<'b> {
     pub user_id: &'b str,
     pub sku_id: &'b str,
     pub reason: Option<&'b str>,
+    pub metadata: Option<&'b str>,
 }
 
 impl sqlx::Type<Postgres> for NewReservation<'_> {
@@ -42,14 +45,33 @@ impl PgHasArrayType for NewReservation<'_> {
     }
 }
 
+/// Changed rows of `reservation`.
+#[derive(Default)]
+pub(super) struct ReservationChanges {
+    pub ids: Vec<Uuid>,
+    /// As stored: the row must still be that one.
+    pub versions_before: Vec<i32>,
+    pub versions: Vec<i32>,
+    pub statuses: Vec<i16>,
+    pub expires_ats: Vec<Option<OffsetDateTime>>,
+    pub extensions: Vec<i16>,
+    pub extension_seconds: Vec<i32>,
+    pub changed_ats: Vec<Option<OffsetDateTime>>,
+    pub payment_refs: Vec<Option<String>>,
+    pub are_late: Vec<bool>,
+    pub notes: Vec<Option<String>>,
+}
+
 /// New rows of `command`.
 #[derive(Default)]
 pub(super) struct CommandRows {
     pub ids: Vec<Uuid>,
     pub requested_ids: Vec<Uuid>,
+    pub reservations: Vec<Option<Uuid>>,
+    pub kinds: Vec<&'static str>,
     pub skus: Vec<String>,
     pub results: Vec<&'static str>,
-    pub details: Vec<i64>,
+    pub details: [Vec<Option<i64>>; 3],
     pub fingerprints: Vec<i64>,
     pub offsets: Vec<i64>,
     pub indexes: Vec<i16>,
@@ -73,6 +95,8 @@ pub(super) struct SkuRows {
     pub on_hands: Vec<i64>,
     pub reserveds: Vec<i64>,
     pub solds: Vec<i64>,
+    pub expired_throughs: Vec<OffsetDateTime>,
+    pub are_paused: Vec<bool>,
     pub user_limits: Vec<i32>,
     pub hold_seconds: Vec<i32>,
     pub starts_ats: Vec<Option<OffsetDateTime>>,
@@ -94,12 +118,14 @@ pub(super) struct SkuRows {
 #[derive(Default)]
 pub(super) struct Rows<'b> {
     pub reservations: Vec<NewReservation<'b>>,
+    pub changes: ReservationChanges,
     pub commands: CommandRows,
     pub poison: PoisonRows,
     pub skus: SkuRows,
     /// SKUs whose `configure` was done: the pin that it carries restores a missing one.
     pub configured: Vec<String>,
     pub duplicate_count: i32,
+    pub tick_count: i32,
 }
 
 impl<'b> Rows<'b> {
@@ -113,6 +139,9 @@ impl<'b> Rows<'b> {
         for (logged, decision) in commands.iter().zip(&outcome.decisions) {
             assert_eq!(logged.place, decision.place, "decisions come in the order of their commands");
             rows.put(partition, logged, decision);
+        }
+        for (id, change) in &outcome.changes.reservations {
+            rows.changes.put(*id, change);
         }
         for (sku, change) in &outcome.changes.skus {
             rows.skus.put(sku, change);
@@ -135,30 +164,83 @@ impl<'b> Rows<'b> {
             (verdict, Ok(Command::Reserve(reserve))) => {
                 self.reservations.push(new_reservation(reserve, decision, verdict));
             }
-            (verdict, Ok(command @ Command::Configure(configure))) => {
-                let (id, result, detail) = match verdict {
-                    Verdict::Configured { created, settings_version } => {
-                        self.configured.push(command.sku().as_str().to_owned());
-                        (command.id(), if *created { "CREATED" } else { "CHANGED" }, *settings_version)
-                    }
-                    Verdict::Refused(refusal) => {
-                        (ids::refused_command_id(partition, decision.place), refusal.code(), detail_of(refusal))
-                    }
-                    other => unreachable!("an operator's command is configured or refused, not {other:?}"),
-                };
-                let rows = &mut self.commands;
-                rows.ids.push(id);
-                rows.requested_ids.push(command.id());
-                rows.skus.push(command.sku().as_str().to_owned());
-                rows.results.push(result);
-                rows.details.push(detail);
-                rows.fingerprints.push(configure.fingerprint());
-                rows.offsets.push(decision.place.offset);
-                rows.indexes.push(index(decision));
-                rows.log_times.push(time_of(decision.at));
+            (Verdict::Ticked { .. }, _) => self.tick_count += 1,
+            (verdict, Ok(command)) => {
+                if matches!((verdict, command), (Verdict::Configured { .. }, Command::Configure(_))) {
+                    self.configured.push(command.sku().as_str().to_owned());
+                }
+                self.commands.put(partition, command, decision);
             }
             (verdict, Err(_)) => unreachable!("what can't be decided is poison, not {verdict:?}"),
         }
+    }
+}
+
+impl CommandRows {
+    fn put(&mut self, partition: i32, command: &Command, decision: &Decision) {
+        let (result, details) = result_of(&decision.verdict);
+        let is_forgotten = matches!(&decision.verdict, Verdict::Refused(refusal) if !refusal.is_remembered());
+        let own_id = if is_forgotten { ids::refused_command_id(partition, decision.place) } else { command.id() };
+        self.ids.push(own_id);
+        self.requested_ids.push(command.id());
+        self.reservations.push(command.target());
+        self.kinds.push(command.kind());
+        self.skus.push(command.sku().as_str().to_owned());
+        self.results.push(result);
+        self.details.iter_mut().zip(details).for_each(|(column, detail)| column.push(detail));
+        self.fingerprints.push(command.fingerprint());
+        self.offsets.push(decision.place.offset);
+        self.indexes.push(index(decision));
+        self.log_times.push(time_of(decision.at));
+    }
+}
+
+impl ReservationChanges {
+    /// A row that the batch itself inserts stands as it was first decided; what came later in the batch is a change of it.
+    fn put(&mut self, id: Uuid, change: &ReservationChange) {
+        let version_before = change.before.as_ref().map_or(1, |before| before.version);
+        let after = &change.after;
+        if after.version == version_before {
+            return;
+        }
+        self.ids.push(id);
+        self.versions_before.push(version_before);
+        self.versions.push(after.version);
+        self.statuses.push(after.status.number());
+        self.expires_ats.push(after.expires_at.map(time_of));
+        self.extensions.push(i16::try_from(after.extensions).expect("bounded by EXTENSIONS_MAX"));
+        self.extension_seconds.push(count_u32(after.extension_seconds));
+        self.changed_ats.push(after.changed_at.map(time_of));
+        self.payment_refs.push(after.payment_ref.as_ref().map(|text| text.as_str().to_owned()));
+        self.are_late.push(after.is_late);
+        self.notes.push(after.note.as_ref().map(|text| text.as_str().to_owned()));
+    }
+}
+
+/// What a decided command's row says, with its numbers (see the column's comment).
+fn result_of(verdict: &Verdict) -> (&'static str, [Option<i64>; 3]) {
+    let one = |number: i64| [Some(number), None, None];
+    match *verdict {
+        Verdict::Configured { created, settings_version } => {
+            (if created { "CREATED" } else { "CHANGED" }, one(settings_version))
+        }
+        Verdict::Adjusted { on_hand, reserved, sold } => ("ADJUSTED", [Some(on_hand), Some(reserved), Some(sold)]),
+        Verdict::Confirmed { .. } => ("CONFIRMED", [None; 3]),
+        Verdict::Cancelled => ("CANCELLED", [None; 3]),
+        Verdict::Extended { .. } => ("EXTENDED", [None; 3]),
+        Verdict::Refused(refusal) => {
+            let details = match refusal {
+                Refusal::SettingsChanged { settings_version } => one(settings_version),
+                Refusal::StockChanged { on_hand } | Refusal::AboveMaximum { on_hand } => one(on_hand),
+                Refusal::BelowCommitted { minimum } => one(minimum),
+                Refusal::ExtensionLimit { extensions_left, seconds_left } => {
+                    [Some(extensions_left.into()), Some(seconds_left.into()), None]
+                }
+                _ => [None; 3],
+            };
+            (refusal.code(), details)
+        }
+        ref other => unreachable!("a command is done or refused, not {other:?}"),
     }
 }
 
@@ -179,6 +261,7 @@ fn new_reservation<'b>(reserve: &'b Reserve, decision: &Decision, verdict: &Verd
         user_id: reserve.user.as_str(),
         sku_id: reserve.sku.as_str(),
         reason: None,
+        metadata: reserve.metadata.as_ref().map(Metadata::as_str),
     };
     match verdict {
         Verdict::Reserved { expires_at } => {
@@ -194,7 +277,7 @@ fn new_reservation<'b>(reserve: &'b Reserve, decision: &Decision, verdict: &Verd
                 Rejection::UserLimit { limit, remaining } => {
                     (row.user_limit, row.remaining) = (Some(count_u32(limit)), Some(count_u32(remaining)));
                 }
-                Rejection::SaleNotStarted { .. } | Rejection::SaleEnded { .. } => {}
+                Rejection::SalePaused | Rejection::SaleNotStarted { .. } | Rejection::SaleEnded { .. } => {}
             }
         }
         other => unreachable!("a reserve command is reserved or rejected, not {other:?}"),
@@ -220,6 +303,8 @@ impl SkuRows {
         self.on_hands.push(after.on_hand);
         self.reserveds.push(after.reserved);
         self.solds.push(after.sold);
+        self.expired_throughs.push(time_of(after.expired_through));
+        self.are_paused.push(after.is_paused);
         self.user_limits.push(count_u32(settings.user_limit));
         self.hold_seconds.push(count_u32(settings.hold_seconds));
         self.starts_ats.push(optional(settings.starts_at));
@@ -234,13 +319,6 @@ impl SkuRows {
         self.d_on_hands.push(deltas[0]);
         self.d_reserveds.push(deltas[1]);
         self.d_solds.push(deltas[2]);
-    }
-}
-
-fn detail_of(refusal: &Refusal) -> i64 {
-    match *refusal {
-        Refusal::SettingsChanged { settings_version } => settings_version,
-        Refusal::StockChanged { on_hand } => on_hand,
     }
 }
 

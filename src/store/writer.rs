@@ -15,6 +15,7 @@ use super::StoreError;
 use super::connect::{ask, open, read_options, smallint, writer_options};
 use super::memory::Memory;
 use crate::clock::{Millis, millis_of};
+use crate::ids::SkuId;
 use crate::{ids, limits};
 
 /// What every writer of a process shares.
@@ -168,6 +169,34 @@ impl Writer {
         self.conn = Some(conn);
         self.backend_pid = backend_pid;
         Ok(Standing::Owner { position })
+    }
+
+    /// Reads what this writer remembers, if it does not: right after a claim, before anyone asks what is due.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the writer must recover before it tries again.
+    pub async fn remember(&mut self) -> Result<(), StoreError> {
+        let mut conn = self.take_connection("read the partition")?;
+        self.remember_on(&mut conn).await?;
+        self.conn = Some(conn);
+        Ok(())
+    }
+
+    pub(super) async fn remember_on(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        if self.memory.is_none() {
+            self.memory = Some(Memory::load(conn, self.partition).await?);
+        }
+        Ok(())
+    }
+
+    /// The next end of a hold, SKU by SKU; nothing while nothing is remembered.
+    pub fn next_ends(&self) -> impl Iterator<Item = (&SkuId, Millis)> {
+        self.memory.iter().flat_map(Memory::next_ends)
+    }
+
+    /// Whether rows of ended holds wait to be settled.
+    pub fn has_unsettled(&self) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.to_settle().next().is_some())
     }
 
     /// The next [`limits::CAREFUL_BATCHES`] batches look up whether their ids were decided before, instead of leaving that to the

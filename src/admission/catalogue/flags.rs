@@ -101,7 +101,16 @@ mod tests {
     }
 
     fn stock(on_hand: i64, reserved: i64) -> Sku {
-        Sku { on_hand, reserved, sold: 0, settings: Settings::default(), settings_version: 1, movement_count: 1 }
+        Sku {
+            on_hand,
+            reserved,
+            sold: 0,
+            expired_through: 0,
+            is_paused: false,
+            settings: Settings::default(),
+            settings_version: 1,
+            movement_count: 1,
+        }
     }
 
     fn renew(flags: &mut Flags, asked: Instant, sku: &Sku) {

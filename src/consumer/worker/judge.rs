@@ -6,8 +6,8 @@
 use metrics::counter;
 use tokio::time::sleep;
 
-use super::{Batch, BatchEnd, Doing, Worker};
-use crate::inventory::Outcome;
+use super::{Batch, BatchEnd, Decided, Doing, Worker};
+
 use crate::limits;
 use crate::store::{BatchError, Standing, StoreError};
 use crate::telemetry::metrics as names;
@@ -31,7 +31,7 @@ pub(super) enum Fault {
 
 /// What one attempt at a batch came to.
 pub(super) enum Attempt {
-    Committed(Outcome),
+    Committed(Decided),
     /// Nothing was committed; try again after a wait. `is_counted`: a batch has only so many of these.
     Again {
         reason: String,
@@ -57,7 +57,7 @@ impl Worker<'_> {
     }
 
     /// What an error means; `outcome` is what was decided, if COMMIT was sent.
-    pub(super) async fn judge(&mut self, batch: &Batch, error: BatchError, outcome: Option<Outcome>) -> Attempt {
+    pub(super) async fn judge(&mut self, batch: &Batch, error: BatchError, outcome: Option<Decided>) -> Attempt {
         let (error, is_doubtful) = match error {
             BatchError::Fenced => return Attempt::End(BatchEnd::Fenced),
             BatchError::Contradiction(what) => return Attempt::End(BatchEnd::Halt(what)),
@@ -98,7 +98,7 @@ impl Worker<'_> {
 
     /// The commit oracle: one row on a new connection tells. Asked until it answers: a server that is away is waited for, for ever. One that
     /// answers the oracle, while the batch ends by a deadline (`why`), can't do the batch: that is counted.
-    async fn ask_oracle(&mut self, batch: &Batch, outcome: Option<Outcome>, why: &StoreError) -> Attempt {
+    async fn ask_oracle(&mut self, batch: &Batch, outcome: Option<Decided>, why: &StoreError) -> Attempt {
         let was_doubtful = outcome.is_some();
         let is_counted = matches!(why, StoreError::Deadline { .. });
         self.partition.progress.begin(Doing::Oracle);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use super::super::gather::Batch;
-use super::id_of;
+use super::{Decided, id_of};
 use crate::clock::Clock;
 use crate::effects::{BatchEffects, SkuHint};
 use crate::inventory::{Command, Outcome, Verdict};
@@ -14,10 +14,11 @@ use crate::store::BatchHead;
 use crate::telemetry::metrics as names;
 
 /// The hints that follow from a batch.
-pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batch, outcome: &Outcome) -> BatchEffects {
+pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batch, decided: &Decided) -> BatchEffects {
+    let Decided { outcome, settled: ended } = decided;
     // A try and its retry took their units once: they are settled once, by the one that was decided.
-    let decided = batch.commands.iter().zip(&outcome.decisions).zip(&batch.received_at_us);
-    let settled = decided.filter_map(|((logged, decision), received_at_us)| {
+    let decisions = batch.commands.iter().zip(&outcome.decisions).zip(&batch.received_at_us);
+    let settled = decisions.filter_map(|((logged, decision), received_at_us)| {
         let Ok(Command::Reserve(reserve)) = &logged.command else { return None };
         if decision.verdict == Verdict::Duplicate {
             return None;
@@ -31,13 +32,17 @@ pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batc
         holds_pending: change.after.reserved > 0,
         is_configured: change.before.as_ref().map(|b| b.settings_version) != Some(change.after.settings_version),
     });
+    // Ended holds first: a user of the batch has the batch's word.
+    let units_left = ended.iter().map(|hold| (hold.sku.clone(), hold.user.clone(), hold.units_left));
     let units = outcome.changes.units.iter().map(|((sku, user), units)| (sku.clone(), user.clone(), *units));
+    let ids = batch.commands.iter().filter_map(id_of);
+    let changed = outcome.changes.reservations.iter().filter(|(_, change)| change.before.is_some()).map(|(id, _)| *id);
     BatchEffects {
         partition,
         epoch,
         position,
-        decided: batch.commands.iter().filter_map(id_of).collect(),
-        units: units.collect(),
+        decided: ids.chain(changed).chain(ended.iter().map(|hold| hold.reservation)).collect(),
+        units: units_left.chain(units).collect(),
         settled: settled.collect(),
         skus: skus.collect(),
     }
@@ -59,22 +64,32 @@ pub(super) fn measure(clock: &dyn Clock, batch: &Batch, outcome: &Outcome, took:
     histogram!(names::BATCH_SIZE).record(batch.commands.len() as f64);
     histogram!(names::BATCH_LATENCY, "phase" => "total").record(took);
     let mut reserves = Reserves::new();
-    let mut configures: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut commands: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
     for (logged, decision) in batch.commands.iter().zip(&outcome.decisions) {
         if let Verdict::Poison(reason) = decision.verdict {
             counter!(names::POISON, "reason" => reason.code()).increment(1);
             continue;
         }
-        let is_reserve = matches!(logged.command, Ok(Command::Reserve(_)));
-        match &decision.verdict {
-            Verdict::Reserved { .. } => *reserves.entry(("reserved", "")).or_default() += 1,
-            Verdict::Rejected(rejection) => *reserves.entry(("rejected", rejection.code())).or_default() += 1,
-            Verdict::Duplicate if is_reserve => *reserves.entry(("duplicate", "")).or_default() += 1,
-            Verdict::Duplicate => *configures.entry("duplicate").or_default() += 1,
-            Verdict::Configured { .. } => *configures.entry("done").or_default() += 1,
-            Verdict::Refused(_) => *configures.entry("rejected").or_default() += 1,
-            Verdict::Poison(_) => {}
-        }
+        let Ok(command) = &logged.command else { continue };
+        let is_reserve = matches!(command, Command::Reserve(_));
+        let outcome = match &decision.verdict {
+            Verdict::Reserved { .. } => {
+                *reserves.entry(("reserved", "")).or_default() += 1;
+                continue;
+            }
+            Verdict::Rejected(rejection) => {
+                *reserves.entry(("rejected", rejection.code())).or_default() += 1;
+                continue;
+            }
+            Verdict::Duplicate if is_reserve => {
+                *reserves.entry(("duplicate", "")).or_default() += 1;
+                continue;
+            }
+            Verdict::Duplicate => "duplicate",
+            Verdict::Refused(_) => "rejected",
+            _ => "done",
+        };
+        *commands.entry((command.kind(), outcome)).or_default() += 1;
     }
     if let Some(rate) = reserved_share(&reserves) {
         gauge!(names::BATCH_ALLOCATION_RATE).set(rate);
@@ -82,8 +97,8 @@ pub(super) fn measure(clock: &dyn Clock, batch: &Batch, outcome: &Outcome, took:
     for ((outcome, reason), count) in reserves {
         counter!(names::RESERVATIONS_DECIDED, "outcome" => outcome, "reason" => reason).increment(count);
     }
-    for (outcome, count) in configures {
-        counter!(names::COMMANDS_DECIDED, "kind" => "configure", "outcome" => outcome).increment(count);
+    for ((kind, outcome), count) in commands {
+        counter!(names::COMMANDS_DECIDED, "kind" => kind, "outcome" => outcome).increment(count);
     }
     let decision_seconds = histogram!(names::RESERVATION_DECISION);
     let now_us = clock.now() * 1000;

@@ -65,4 +65,3 @@ fn rejection_of(sku: &Sku, units: i64, quantity: i64, log_time: Millis) -> Optio
     }
     None
 }
-

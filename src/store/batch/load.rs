@@ -3,22 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::super::StoreError;
-use super::super::catalogue::entry_of;
 use super::super::connect::{ask, smallint};
 use super::super::memory::Memory;
+use super::super::reservations::reservation_of;
+use crate::clock::{Millis, millis_of};
 use crate::ids::{SkuId, UserId};
-use crate::inventory::{Command, Logged, Sku};
+use crate::inventory::{Command, Holdings, Logged, Reservation, Sku};
 use crate::limits;
 
 /// What the commands of a batch name: sorted, without repeats.
+#[derive(Default)]
 pub(super) struct Asked {
     pub skus: BTreeSet<SkuId>,
     reservations: BTreeSet<Uuid>,
     commands: BTreeSet<Uuid>,
+    targets: BTreeSet<Uuid>,
     users: BTreeSet<UserId>,
+    /// Log time of the last command.
+    until: Millis,
 }
 
 /// Ids that have their decision.
@@ -30,21 +36,19 @@ pub(super) struct Known {
 
 impl Asked {
     pub fn of(commands: &[Logged]) -> Self {
-        let mut asked = Self {
-            skus: BTreeSet::new(),
-            reservations: BTreeSet::new(),
-            commands: BTreeSet::new(),
-            users: BTreeSet::new(),
-        };
+        let mut asked =
+            Self { until: commands.iter().map(|logged| logged.at).fold(Millis::MIN, Millis::max), ..Self::default() };
         for command in commands.iter().filter_map(|logged| logged.command.as_ref().ok()) {
             asked.skus.insert(command.sku().clone());
+            asked.targets.extend(command.target());
             match command {
                 Command::Reserve(reserve) => {
                     asked.reservations.insert(reserve.id);
                     asked.users.insert(reserve.user.clone());
                 }
-                Command::Configure(configure) => {
-                    asked.commands.insert(configure.id);
+                Command::Tick(_) => {}
+                other => {
+                    asked.commands.insert(other.id());
                 }
             }
         }
@@ -52,28 +56,44 @@ impl Asked {
     }
 }
 
-/// The SKUs that are configured in this partition. Not locked: nobody else may change them, and the write compares.
-pub(super) async fn load_skus(
+/// The SKUs of the batch that are configured in this partition, and the units of their holds that end within it.
+pub(super) fn skus_and_due(
+    asked: &Asked,
+    memory: &Memory,
+    log_time: Millis,
+) -> (BTreeMap<SkuId, Sku>, BTreeMap<SkuId, BTreeMap<Millis, i64>>) {
+    let until = asked.until.max(log_time);
+    let skus = asked.skus.iter().filter_map(|id| Some((id.clone(), memory.sku(id)?.clone()))).collect();
+    let due = asked.skus.iter().map(|id| (id.clone(), memory.due(id, until))).collect();
+    (skus, due)
+}
+
+/// The reservations that commands are to change.
+pub(super) async fn load_targets(
     conn: &mut PgConnection,
     partition: i32,
-    asked: &Asked,
-    memory: &mut Memory,
-) -> Result<BTreeMap<SkuId, Sku>, StoreError> {
-    let missing: Vec<&str> = asked.skus.iter().filter(|id| memory.sku(id).is_none()).map(SkuId::as_str).collect();
-    if !missing.is_empty() {
-        let rows = ask(
-            "load SKUs",
-            limits::STATEMENT_DEADLINE,
-            sqlx::query("/* load_skus */ SELECT * FROM sku WHERE sku_id = ANY($1) AND partition = $2")
-                .bind(missing)
-                .bind(smallint(partition))
-                .fetch_all(conn),
-        )
-        .await?;
-        let entries: Vec<_> = rows.iter().map(entry_of).collect::<Result<_, _>>()?;
-        memory.remember(&entries.into_iter().map(|entry| (entry.sku_id, entry.sku)).collect());
+    asked: &mut Asked,
+) -> Result<BTreeMap<Uuid, Reservation>, StoreError> {
+    if asked.targets.is_empty() {
+        return Ok(BTreeMap::new());
     }
-    Ok(asked.skus.iter().filter_map(|id| Some((id.clone(), memory.sku(id)?.clone()))).collect())
+    let ids: Vec<Uuid> = asked.targets.iter().copied().collect();
+    let rows = ask(
+        "load reservations",
+        limits::STATEMENT_DEADLINE,
+        sqlx::query(
+            "/* load_targets */ SELECT reservation_id, user_id, sku_id, quantity, status, version, expires_at, extensions,
+               extension_seconds, changed_at, payment_ref, is_late, note, metadata
+             FROM reservation WHERE reservation_id = ANY($1) AND partition = $2",
+        )
+        .bind(ids)
+        .bind(smallint(partition))
+        .fetch_all(conn),
+    )
+    .await?;
+    let targets = rows.iter().map(reservation_of).collect::<Result<BTreeMap<_, _>, _>>()?;
+    asked.users.extend(targets.values().map(|target| target.user.clone()));
+    Ok(targets)
 }
 
 /// Which ids of a batch were decided before.
@@ -115,24 +135,25 @@ pub(super) async fn load_known(
     Ok(known)
 }
 
-/// Live units of the batch's users; whoever is not in the answer has none.
-pub(super) async fn load_units(
+/// What the batch's users hold and own of its SKUs; whoever is not in the answer has nothing.
+pub(super) async fn load_holdings(
     conn: &mut PgConnection,
     partition: i32,
     asked: &Asked,
     memory: &Memory,
-) -> Result<BTreeMap<(SkuId, UserId), i64>, StoreError> {
+) -> Result<BTreeMap<(SkuId, UserId), Holdings>, StoreError> {
     let hashes: Vec<i64> = asked.users.iter().map(UserId::hash64).filter(|hash| memory.may_hold(*hash)).collect();
+    let mut holdings: BTreeMap<(SkuId, UserId), Holdings> = BTreeMap::new();
     if hashes.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(holdings);
     }
     let skus: Vec<&str> = asked.skus.iter().map(SkuId::as_str).collect();
-    let rows: Vec<(String, String, i64)> = ask(
-        "load users' units",
+    let rows: Vec<(String, String, Option<OffsetDateTime>, i64)> = ask(
+        "load what users hold",
         limits::STATEMENT_DEADLINE,
         sqlx::query_as(
-            "/* load_units */ SELECT sku_id, user_id, sum(quantity) FROM reservation
-             WHERE partition = $3 AND user_hash = ANY($1) AND sku_id = ANY($2) AND status IN (1, 3) GROUP BY 1, 2",
+            "/* load_holdings */ SELECT sku_id, user_id, CASE WHEN status = 1 THEN expires_at END, sum(quantity) FROM reservation
+             WHERE partition = $3 AND user_hash = ANY($1) AND sku_id = ANY($2) AND status IN (1, 3) GROUP BY 1, 2, 3",
         )
         .bind(&hashes)
         .bind(skus)
@@ -141,11 +162,14 @@ pub(super) async fn load_units(
     )
     .await?;
     let unreadable = |what: &str| StoreError::Unreadable { what: format!("a reservation of {what:?}") };
-    rows.into_iter()
-        .map(|(sku, user, units)| {
-            let sku = SkuId::parse(&sku).map_err(|_| unreadable(&sku))?;
-            let user = UserId::parse(&user).map_err(|_| unreadable(&user))?;
-            Ok(((sku, user), units))
-        })
-        .collect()
+    for (sku, user, expires_at, units) in rows {
+        let sku = SkuId::parse(&sku).map_err(|_| unreadable(&sku))?;
+        let user = UserId::parse(&user).map_err(|_| unreadable(&user))?;
+        let holdings = holdings.entry((sku, user)).or_default();
+        match expires_at {
+            Some(expires_at) => *holdings.holds.entry(millis_of(expires_at)).or_default() += units,
+            None => holdings.sold += units,
+        }
+    }
+    Ok(holdings)
 }

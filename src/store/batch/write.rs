@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::super::connect::{ask, smallint};
+use super::super::memory::EndedHold;
 use super::super::rows::{Rows, count};
 use super::super::{StoreError, Writer};
-use super::BatchHead;
+use super::{BatchHead, SettledHold};
+use crate::clock::{millis_of, time_of};
+use crate::ids::{MalformedId, SkuId, UserId};
 use crate::limits;
 
 /// Rows, stock, movements and the batch row; returns how many SKUs were written: fewer, if a row is not what the writer remembers.
@@ -25,20 +30,21 @@ pub(super) async fn write_batch(
         "/* write_batch */ WITH
          rows AS (
            INSERT INTO reservation (reservation_id, user_hash, log_offset, log_time, expires_at, available, quantity, user_limit,
-                                    remaining, log_index, status, holds_pending, user_id, sku_id, reason, version, partition)
+                                    remaining, log_index, status, holds_pending, user_id, sku_id, reason, metadata, version, partition)
            SELECT *, 1, $1 FROM unnest($2::new_reservation[])),
          changed AS (
            SELECT * FROM unnest($3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::int[], $8::int[], $9::timestamptz[],
                                 $10::timestamptz[], $11::smallint[], $12::int[], $13::int[], $14::bigint[], $15::bigint[],
-                                $16::bool[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[])
+                                $16::bool[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $30::timestamptz[],
+                                $31::bool[])
              AS c (sku_id, on_hand, reserved, sold, user_limit, hold_seconds, starts_at, ends_at, late_payment, extensions_max,
                    extension_seconds_max, settings_version, movement_count, is_movement, d_on_hand, d_reserved, d_sold,
-                   settings_version_before)),
+                   settings_version_before, expired_through, is_paused)),
          created AS (
            INSERT INTO sku (sku_id, partition, on_hand, reserved, sold, user_limit, hold_seconds, starts_at, ends_at, late_payment,
-                            extensions_max, extension_seconds_max, settings_version, movement_count)
+                            extensions_max, extension_seconds_max, settings_version, movement_count, expired_through, is_paused)
            SELECT sku_id, $1, on_hand, reserved, sold, user_limit, hold_seconds, starts_at, ends_at, late_payment,
-                  extensions_max, extension_seconds_max, settings_version, movement_count
+                  extensions_max, extension_seconds_max, settings_version, movement_count, expired_through, is_paused
            FROM changed WHERE settings_version_before = 0
            RETURNING 1),
          updated AS (
@@ -46,7 +52,7 @@ pub(super) async fn write_batch(
              on_hand = c.on_hand, reserved = c.reserved, sold = c.sold, user_limit = c.user_limit, hold_seconds = c.hold_seconds,
              starts_at = c.starts_at, ends_at = c.ends_at, late_payment = c.late_payment, extensions_max = c.extensions_max,
              extension_seconds_max = c.extension_seconds_max, settings_version = c.settings_version,
-             movement_count = c.movement_count
+             movement_count = c.movement_count, expired_through = c.expired_through, is_paused = c.is_paused
            FROM changed c
            WHERE s.sku_id = c.sku_id AND s.partition = $1
              AND s.on_hand = c.on_hand - c.d_on_hand AND s.reserved = c.reserved - c.d_reserved AND s.sold = c.sold - c.d_sold
@@ -59,8 +65,8 @@ pub(super) async fn write_batch(
            FROM changed WHERE is_movement),
          told AS (
            INSERT INTO batch (partition, first_offset, epoch, position, command_count, decided_count, duplicate_count, poison_count,
-                              build, decided)
-           VALUES ($1, $21, $22, $23, $24, $25, $26, $27, $28, $29))
+                              build, decided, tick_count)
+           VALUES ($1, $21, $22, $23, $24, $25, $26, $27, $28, $29, $32))
          SELECT (SELECT count(*) FROM created) + (SELECT count(*) FROM updated)",
     )
     .bind(smallint(writer.partition))
@@ -91,11 +97,87 @@ pub(super) async fn write_batch(
     .bind(rows.duplicate_count)
     .bind(count(rows.poison.offsets.len()))
     .bind(&*writer.config.build)
-    .bind(decided);
+    .bind(decided)
+    .bind(&s.expired_throughs)
+    .bind(&s.are_paused)
+    .bind(rows.tick_count);
     ask("write a batch", limits::STATEMENT_DEADLINE, query.fetch_one(conn)).await
 }
 
-/// Operators' commands, and the pin that a `configure` carries (it restores a catalogue that lost it).
+/// What commands made of reservations; returns how many rows were changed: fewer, if a row is not what was loaded.
+pub(super) async fn write_changes(conn: &mut PgConnection, rows: &Rows<'_>) -> Result<u64, StoreError> {
+    let c = &rows.changes;
+    if c.ids.is_empty() {
+        return Ok(0);
+    }
+    let query = sqlx::query(
+        "/* write_changes */ UPDATE reservation r SET
+           version = c.version, status = c.status, expires_at = c.expires_at, extensions = c.extensions,
+           extension_seconds = c.extension_seconds, changed_at = c.changed_at, payment_ref = c.payment_ref, is_late = c.is_late,
+           note = c.note
+         FROM unnest($1::uuid[], $2::int[], $3::int[], $4::smallint[], $5::timestamptz[], $6::smallint[], $7::int[], $8::timestamptz[],
+                     $9::text[], $10::bool[], $11::text[])
+           AS c (id, version_before, version, status, expires_at, extensions, extension_seconds, changed_at, payment_ref, is_late, note)
+         WHERE r.reservation_id = c.id AND r.version = c.version_before",
+    )
+    .bind(&c.ids)
+    .bind(&c.versions_before)
+    .bind(&c.versions)
+    .bind(&c.statuses)
+    .bind(&c.expires_ats)
+    .bind(&c.extensions)
+    .bind(&c.extension_seconds)
+    .bind(&c.changed_ats)
+    .bind(&c.payment_refs)
+    .bind(&c.are_late)
+    .bind(&c.notes);
+    ask("write changed reservations", limits::STATEMENT_DEADLINE, query.execute(conn))
+        .await
+        .map(|done| done.rows_affected())
+}
+
+/// Lets the rows of ended holds say so. One that was changed meanwhile (a late payment) is left alone.
+pub(super) async fn settle(
+    conn: &mut PgConnection,
+    partition: i32,
+    ended: &[EndedHold],
+) -> Result<Vec<SettledHold>, StoreError> {
+    let ids: Vec<Uuid> = ended.iter().map(|hold| hold.reservation).collect();
+    let ends: Vec<OffsetDateTime> = ended.iter().map(|hold| time_of(hold.expires_at)).collect();
+    let query = sqlx::query(
+        "/* settle */ WITH settled AS (
+           UPDATE reservation r SET status = 5, version = r.version + 1
+           FROM unnest($1::uuid[], $2::timestamptz[]) AS e (id, ends)
+           WHERE r.reservation_id = e.id AND r.status = 1 AND r.expires_at = e.ends
+           RETURNING r.reservation_id, r.sku_id, r.user_id, r.user_hash, r.quantity, r.version, r.expires_at)
+         SELECT s.*, (
+           SELECT coalesce(sum(u.quantity), 0)::bigint FROM reservation u
+           WHERE u.partition = $3 AND u.user_hash = s.user_hash AND u.status IN (1, 3) AND u.user_id = s.user_id
+             AND u.sku_id = s.sku_id AND u.reservation_id <> ALL($1)) AS units_left
+         FROM settled s",
+    )
+    .bind(ids)
+    .bind(ends)
+    .bind(smallint(partition));
+    let rows = ask("settle ended holds", limits::STATEMENT_DEADLINE, query.fetch_all(conn)).await?;
+    let unreadable = |source| StoreError::Query { attempt: "read a settled hold", source };
+    rows.iter().map(|row| settled_of(row).map_err(unreadable)).collect()
+}
+
+fn settled_of(row: &PgRow) -> Result<SettledHold, sqlx::Error> {
+    let broken = |error: MalformedId| sqlx::Error::Decode(error.into());
+    Ok(SettledHold {
+        reservation: row.try_get("reservation_id")?,
+        sku: SkuId::parse(row.try_get("sku_id")?).map_err(broken)?,
+        user: UserId::parse(row.try_get("user_id")?).map_err(broken)?,
+        units: row.try_get::<i32, _>("quantity")?.into(),
+        units_left: row.try_get("units_left")?,
+        version: row.try_get("version")?,
+        expires_at: millis_of(row.try_get::<OffsetDateTime, _>("expires_at")?),
+    })
+}
+
+/// Commands that are not reserves, and the pin that a `configure` carries (it restores a catalogue that lost it).
 pub(super) async fn write_commands(conn: &mut PgConnection, partition: i32, rows: &Rows<'_>) -> Result<(), StoreError> {
     let c = &rows.commands;
     if c.ids.is_empty() {
@@ -103,25 +185,27 @@ pub(super) async fn write_commands(conn: &mut PgConnection, partition: i32, rows
     }
     let query = sqlx::query(
         "/* write_commands */ WITH pins AS (
-           INSERT INTO sku_pin (sku_id, partition) SELECT unnest($9::text[]), $1 ON CONFLICT (sku_id) DO NOTHING)
-         INSERT INTO command (command_id, requested_id, kind, sku_id, result, detail, fingerprint, partition, log_offset, log_index,
-                              log_time)
-         SELECT id, requested_id, 'configure', sku_id, result, detail, fingerprint, $1, log_offset, log_index, log_time
-         FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::smallint[], $10::timestamptz[],
-                     $11::bigint[])
-           AS n (id, requested_id, sku_id, result, detail, log_offset, log_index, log_time, fingerprint)",
+           INSERT INTO sku_pin (sku_id, partition) SELECT unnest($2::text[]), $1 ON CONFLICT (sku_id) DO NOTHING)
+         INSERT INTO command (partition, command_id, requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3,
+                              fingerprint, log_offset, log_index, log_time)
+         SELECT $1, * FROM unnest($3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[],
+                                  $11::bigint[], $12::bigint[], $13::bigint[], $14::smallint[], $15::timestamptz[])",
     )
     .bind(smallint(partition))
+    .bind(&rows.configured)
     .bind(&c.ids)
     .bind(&c.requested_ids)
+    .bind(&c.reservations)
+    .bind(&c.kinds)
     .bind(&c.skus)
     .bind(&c.results)
-    .bind(&c.details)
+    .bind(&c.details[0])
+    .bind(&c.details[1])
+    .bind(&c.details[2])
+    .bind(&c.fingerprints)
     .bind(&c.offsets)
     .bind(&c.indexes)
-    .bind(&rows.configured)
-    .bind(&c.log_times)
-    .bind(&c.fingerprints);
+    .bind(&c.log_times);
     ask("write commands", limits::STATEMENT_DEADLINE, query.execute(conn)).await.map(drop)
 }
 
