@@ -94,6 +94,11 @@ pub enum Refusal {
         /// As in `Overloaded`.
         maybe_accepted: Option<Uuid>,
     },
+    /// 503: an operator paused the sale.
+    Paused {
+        /// As in `Overloaded`.
+        maybe_accepted: Option<Uuid>,
+    },
     /// 403.
     SaleNotStarted {
         /// When it starts.
@@ -126,7 +131,8 @@ impl Refusal {
         match self {
             Self::Overloaded { maybe_accepted }
             | Self::Unavailable { maybe_accepted }
-            | Self::Halted { maybe_accepted } => *maybe_accepted,
+            | Self::Halted { maybe_accepted }
+            | Self::Paused { maybe_accepted } => *maybe_accepted,
             Self::KeyReused
             | Self::UnknownSku
             | Self::SaleNotStarted { .. }

@@ -153,6 +153,9 @@ pub const LOG_TAIL_WAIT: Duration = Duration::from_millis(250);
 pub const LOG_TAIL_QUIET: Duration = Duration::from_secs(2);
 /// Components of one process; each can end by itself once.
 pub const COMPONENTS_MAX: usize = 64;
+/// A refusal before a sale's start tells its client to come back up to so many seconds after it: a crowd that was told one instant would
+/// come as one wave.
+pub const SALE_START_JITTER_SECONDS_MAX: u64 = 3;
 /// How far API clocks may be from the log's: within this margin around a sale's start and end the log decides.
 pub const SALE_WINDOW_MARGIN: Duration = Duration::from_secs(2);
 

@@ -70,6 +70,9 @@ fn refusal_from_memory(admission: &Admission, request: &ReserveRequest, found: &
     if catalogue.lag().age(entry.partition) > limits::INTAKE_LAG_MAX {
         return Some(Refusal::Overloaded { maybe_accepted: None });
     }
+    if entry.sku.is_paused {
+        return Some(Refusal::Paused { maybe_accepted: None });
+    }
     let settings = &entry.sku.settings;
     refusal_by_window(settings, request.received_at_us / 1000).or_else(|| {
         // Above the limit by itself: Redis is asked, because it knows what remains, and that refusal comes before this one.
@@ -233,7 +236,7 @@ impl Case<'_> {
 impl Refusal {
     /// 503: the same request may be taken a little later. All others are final, as far as anybody can say.
     fn is_for_now(&self) -> bool {
-        matches!(self, Self::Overloaded { .. } | Self::Halted { .. } | Self::Unavailable { .. })
+        matches!(self, Self::Overloaded { .. } | Self::Halted { .. } | Self::Unavailable { .. } | Self::Paused { .. })
     }
 
     /// A refusal for now that has to say that an earlier request with the same key may have been accepted.
@@ -241,6 +244,7 @@ impl Refusal {
         match self {
             Self::Overloaded { .. } => Self::Overloaded { maybe_accepted: id },
             Self::Halted { .. } => Self::Halted { maybe_accepted: id },
+            Self::Paused { .. } => Self::Paused { maybe_accepted: id },
             Self::Unavailable { .. } => Self::Unavailable { maybe_accepted: id },
             other => other,
         }

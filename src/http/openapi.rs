@@ -24,6 +24,9 @@ pub(super) struct ReserveBody {
     /// Units: all or nothing.
     #[schema(example = 1, minimum = 1, maximum = 1000)]
     quantity: u32,
+    /// Whatever the client wants to find in every answer: at most 10 strings, 500 bytes in all as JSON.
+    #[schema(nullable = false)]
+    metadata: Option<std::collections::BTreeMap<String, String>>,
 }
 
 /// Settings of a SKU, complete: what is left out gets its default.
@@ -137,7 +140,7 @@ problems! {
     /// Of `POST /v1/reservations`.
     ReserveProblems = BODY, &[
         Code::InvalidIdempotencyKey, Code::InvalidParameter, Code::SaleNotStarted, Code::SaleEnded, Code::UnknownSku, Code::SoldOut,
-        Code::UserLimit, Code::IdempotencyKeyReused, Code::Halted, Code::QueueUnavailable, Code::StatusUnavailable];
+        Code::UserLimit, Code::IdempotencyKeyReused, Code::Halted, Code::SalePaused, Code::QueueUnavailable, Code::StatusUnavailable];
     /// Of `GET /v1/reservations/{id}`.
     ReservationProblems = &[Code::InvalidTicket, Code::InvalidParameter, Code::UnknownReservation, Code::StatusUnavailable];
     /// Of `GET /v1/skus/{sku}`.

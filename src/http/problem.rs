@@ -116,6 +116,8 @@ codes! {
     HeadersTooLarge = "HEADERS_TOO_LARGE", REQUEST_HEADER_FIELDS_TOO_LARGE, Never, "The headers are too large.";
     /// A bug; the request id finds it in the logs.
     Internal = "INTERNAL", INTERNAL_SERVER_ERROR, SameKey, "Something went wrong here.";
+    /// An operator paused the sale: it may go on later. Confirm, cancel and extend still work.
+    SalePaused = "SALE_PAUSED", SERVICE_UNAVAILABLE, SameKey, "The sale is paused.";
     /// The sale stands still until an operator looked at it.
     Halted = "HALTED", SERVICE_UNAVAILABLE, SameKey, "The sale is halted.";
     /// More is asked than can be taken in.

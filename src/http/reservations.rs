@@ -15,7 +15,7 @@ use super::headers::{self, IfNoneMatch, PREFERENCE_APPLIED, Wait};
 use super::openapi::ReservationProblems;
 use super::problem::{Code, Problem};
 use super::views::ReservationView;
-use crate::ids::{SkuId, Ticket};
+use crate::ids::Ticket;
 use crate::limits;
 use crate::status::Found;
 use crate::store::ReservationRow;
@@ -129,11 +129,9 @@ fn answer_of(app: &App, id: Uuid, reading: Reading, has: &IfNoneMatch) -> Respon
     }
 }
 
-/// A decided reservation with what the catalogue knows of its sale. No hold can be extended yet, so all extensions are left.
+/// A decided reservation as it is now.
 pub(super) fn decided_view(app: &App, row: &ReservationRow) -> ReservationView {
-    let sku = row.sku_id.as_deref().and_then(|sku| SkuId::parse(sku).ok());
-    let extensions_max = sku.and_then(|sku| app.catalogue.get(&sku)).map(|entry| entry.sku.settings.extensions_max);
-    ReservationView::decided(row, app.clock.now(), extensions_max)
+    ReservationView::decided(row, app.clock.now())
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::reservations::decided_view;
 use super::views::{AcceptedView, ReservationView, status_url};
 use crate::admission::{Admitted, Publish, Refusal, Replay, ReserveRequest};
 use crate::clock::{Millis, rfc3339};
-use crate::ids::{self, IdempotencyKey, Quantity, SkuId, Ticket, UserId};
+use crate::ids::{self, IdempotencyKey, Metadata, Quantity, SkuId, Ticket, UserId};
 use crate::ingress::{Delivery, NotSent};
 use crate::inventory::{Command, Reserve};
 use crate::limits;
@@ -64,7 +64,7 @@ pub(super) async fn reserve(
     headers::no_parameters(query.as_deref())?;
     let key = headers::idempotency_key(&request_headers)?;
     let received_at_us = app.clock.now().saturating_mul(1000);
-    let request = parse(body, key, received_at_us)?;
+    let (request, metadata) = parse(body, key, received_at_us)?;
     let wait = headers::prefer_wait(&request_headers);
     // Whatever cuts this off: an earlier try with the same key may be in the log, without a key nothing is before the publish.
     match &request.key {
@@ -74,12 +74,12 @@ pub(super) async fn reserve(
     match app.admission.admit(&request).await {
         Admitted::Publish(admitted) => {
             fate.maybe_sent(admitted.id);
-            publish(&app, request, admitted, request_id, wait).await
+            publish(&app, request, metadata, admitted, request_id, wait).await
         }
         Admitted::Replay(replay) => replay_answer(&app, &request, replay, wait).await,
         Admitted::Refused(refusal) => {
             note_unknown(&app, refusal.maybe_accepted());
-            Err(problem_of(refusal, app.clock.now()))
+            Err(problem_of(refusal, app.clock.now(), start_jitter_seconds()))
         }
     }
 }
@@ -91,17 +91,38 @@ fn note_unknown(app: &App, id: Option<Uuid>) {
     }
 }
 
-fn parse(body: Body, key: Option<IdempotencyKey>, received_at_us: i64) -> Result<ReserveRequest, Problem> {
+/// The metadata is no part of the request: a repeat of its key may carry another one, and the first one stays.
+fn parse(
+    body: Body,
+    key: Option<IdempotencyKey>,
+    received_at_us: i64,
+) -> Result<(ReserveRequest, Option<Metadata>), Problem> {
     let mut fields = Fields::of(body);
     let user = fields.required("user_id", json::text(UserId::parse));
     let sku = fields.required("sku_id", json::text(SkuId::parse));
     let units = json::integer(1, i64::from(limits::QUANTITY_MAX));
     let quantity = fields.required("quantity", |value| units(value).map(quantity_of));
+    let metadata = fields.optional("metadata", metadata_of);
     fields.finish()?;
     match (user, sku, quantity) {
-        (Some(user), Some(sku), Some(quantity)) => Ok(ReserveRequest { user, sku, quantity, key, received_at_us }),
+        (Some(user), Some(sku), Some(quantity)) => {
+            Ok((ReserveRequest { user, sku, quantity, key, received_at_us }, metadata))
+        }
         _ => unreachable!("a missing field was refused"),
     }
+}
+
+/// As compact JSON, members in the client's order.
+fn metadata_of(value: &Body) -> Result<Metadata, String> {
+    const MUST: &str = "must be an object of at most 10 strings, 500 bytes in all";
+    let Body::Object(members) = value else { return Err(MUST.into()) };
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let mut written = Vec::with_capacity(members.len());
+    for (name, value) in members {
+        let Body::Text(value) = value else { return Err(MUST.into()) };
+        written.push(format!("{}:{}", quoted(name), quoted(value)));
+    }
+    Metadata::parse(&format!("{{{}}}", written.join(","))).map_err(|error| error.to_string())
 }
 
 fn quantity_of(units: i64) -> Quantity {
@@ -112,6 +133,7 @@ fn quantity_of(units: i64) -> Quantity {
 async fn publish(
     app: &Arc<App>,
     request: ReserveRequest,
+    metadata: Option<Metadata>,
     admitted: Publish,
     request_id: RequestId,
     wait: Option<Wait>,
@@ -121,7 +143,7 @@ async fn publish(
     let waiter = wait.map(|wait| (wait, app.waiters.register(id)));
     let received_at_us = admitted.received_at_us;
     let ReserveRequest { user, sku, quantity, .. } = request;
-    let command = Command::Reserve(Reserve { id, user, sku, quantity, metadata: None });
+    let command = Command::Reserve(Reserve { id, user, sku, quantity, metadata });
     let sent = Sent { received_at_us, request_id: request_id.as_str().to_owned(), command };
     let (tell, told) = oneshot::channel();
     let (ingress, status) = (app.ingress.clone(), app.status.clone());
@@ -223,8 +245,8 @@ pub(super) fn unknown(code: Code, id: Uuid) -> Problem {
         .with("status_url", status_url(id, None))
 }
 
-/// `now` is only for `Retry-After` of a sale that starts later.
-fn problem_of(refusal: Refusal, now: Millis) -> Problem {
+/// `now` and `jitter_seconds` are only for `Retry-After` of a sale that starts later.
+fn problem_of(refusal: Refusal, now: Millis, jitter_seconds: u64) -> Problem {
     match refusal {
         Refusal::Overloaded { maybe_accepted } => {
             unavailable(Code::Overloaded, maybe_accepted, "more requests are waiting than can be decided in time")
@@ -235,6 +257,7 @@ fn problem_of(refusal: Refusal, now: Millis) -> Problem {
         Refusal::Halted { maybe_accepted } => {
             unavailable(Code::Halted, maybe_accepted, "the sale stands still until an operator looked at it")
         }
+        Refusal::Paused { maybe_accepted } => unavailable(Code::SalePaused, maybe_accepted, "the sale is paused"),
         Refusal::KeyReused => {
             Problem::new(Code::IdempotencyKeyReused, "this Idempotency-Key was used for another request of this user")
         }
@@ -243,7 +266,7 @@ fn problem_of(refusal: Refusal, now: Millis) -> Problem {
             let seconds = u64::try_from(starts_at.saturating_sub(now)).unwrap_or_default().div_ceil(1000);
             Problem::new(Code::SaleNotStarted, "the sale has not started")
                 .with("starts_at", rfc3339(starts_at))
-                .retry_after(seconds.max(1))
+                .retry_after(seconds.max(1) + jitter_seconds)
         }
         Refusal::SaleEnded { ends_at } => {
             Problem::new(Code::SaleEnded, "the sale is over").with("ends_at", rfc3339(ends_at))
@@ -261,6 +284,11 @@ fn problem_of(refusal: Refusal, now: Millis) -> Problem {
     }
 }
 
+/// A crowd that was told one instant comes back as one wave.
+fn start_jitter_seconds() -> u64 {
+    u64::from(ids::fresh_token().as_bytes()[0]) % (limits::SALE_START_JITTER_SECONDS_MAX + 1)
+}
+
 fn unavailable(code: Code, maybe_accepted: Option<Uuid>, detail: &'static str) -> Problem {
     match maybe_accepted {
         Some(id) => unknown(code, id),
@@ -275,7 +303,10 @@ mod tests {
     fn check(body: &str) -> serde_json::Value {
         let read = json::parse(body.as_bytes()).and_then(|body| parse(body, None, 0));
         match read {
-            Ok(request) => format!("{} {} {}", request.user, request.sku, request.quantity.get()).into(),
+            Ok((request, metadata)) => {
+                let metadata = metadata.as_ref().map_or("", Metadata::as_str);
+                format!("{} {} {} {metadata}", request.user, request.sku, request.quantity.get()).into()
+            }
             Err(problem) => problem.nested_body()["errors"].clone(),
         }
     }
@@ -292,6 +323,12 @@ mod tests {
             r#"{"user_id":"u","sku_id":"s","quantity":1.5}"#,
             r#"{"user_id":"u","sku_id":"s","quantity":1,"price":5}"#,
             r#"[]"#,
+            r#"{"user_id":"u","sku_id":"s","quantity":1,"metadata":{"z":"\"1\"","a":"ü\u0000"}}"#,
+            r#"{"user_id":"u","sku_id":"s","quantity":1,"metadata":{}}"#,
+            r#"{"user_id":"u","sku_id":"s","quantity":1,"metadata":{"a":1}}"#,
+            r#"{"user_id":"u","sku_id":"s","quantity":1,"metadata":"a"}"#,
+            r#"{"user_id":"u","sku_id":"s","quantity":1,"metadata":{"a":"","b":"","c":"","d":"","e":"","f":"","g":"","h":"","i":"","j":"","k":""}}"#,
+            &format!(r#"{{"user_id":"u","sku_id":"s","quantity":1,"metadata":{{"a":"{}"}}}}"#, "x".repeat(493)),
         ];
         let table: Vec<_> = cases.iter().map(|body| serde_json::json!([body, check(body)])).collect();
         insta::assert_json_snapshot!(table);
@@ -312,6 +349,7 @@ mod tests {
             Refusal::Overloaded { maybe_accepted: Some(id) },
             Refusal::Unavailable { maybe_accepted: None },
             Refusal::Halted { maybe_accepted: None },
+            Refusal::Paused { maybe_accepted: None },
             Refusal::KeyReused,
             Refusal::UnknownSku,
             Refusal::SaleNotStarted { starts_at: 1_795_255_200_000 },
@@ -319,7 +357,7 @@ mod tests {
             Refusal::UserLimit { limit: 2, remaining: 1 },
             Refusal::SoldOut { available: 3, holds_pending: true },
         ];
-        let mut bodies: Vec<_> = refusals.map(|r| problem_of(r, 0).nested_body()).to_vec();
+        let mut bodies: Vec<_> = refusals.map(|r| problem_of(r, 0, 0).nested_body()).to_vec();
         bodies.push(unknown(Code::QueueUnavailable, id).nested_body());
         for why in [crate::ingress::NotSent::Full, crate::ingress::NotSent::Unavailable] {
             bodies.push(not_sent(why).nested_body());

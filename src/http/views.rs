@@ -79,16 +79,37 @@ pub struct ReservationView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     pub accepted_at: Option<String>,
-    /// End of the hold.
+    /// RESERVED: end of the hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     pub expires_at: Option<String>,
-    /// Whole seconds until then, 0 if it is past.
+    /// RESERVED: whole seconds until then, 0 if it is past.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in_seconds: Option<i64>,
-    /// Extensions that the hold may still have.
+    /// RESERVED: extensions that the hold may still have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extensions_left: Option<u32>,
+    /// CONFIRMED: the payment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment_ref: Option<String>,
+    /// CONFIRMED: log time of the confirm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    pub confirmed_at: Option<String>,
+    /// CONFIRMED: the hold had ended before, and its units were reserved again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<bool>,
+    /// CANCELLED: log time of the cancel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    pub cancelled_at: Option<String>,
+    /// CANCELLED: why, if it was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancel_note: Option<String>,
+    /// EXPIRED: when the hold ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    pub expired_at: Option<String>,
     /// REJECTED: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "SOLD_OUT")]
@@ -114,33 +135,53 @@ pub struct ReservationView {
     /// QUEUED: when a decision may be expected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<f64>,
+    /// What the client attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Value>,
     /// Counts changes; 0 while QUEUED.
     pub version: i32,
 }
 
 impl ReservationView {
-    /// A decided reservation at this time. `extensions_max` is the sale's, if known.
-    pub fn decided(row: &ReservationRow, now: Millis, extensions_max: Option<u32>) -> Self {
-        let is_held = row.status == Status::Reserved;
-        let expires_at = row.expires_at.filter(|_| is_held);
-        let rejection = row.rejection.clone();
-        Self {
+    /// A decided reservation at this time.
+    pub fn decided(row: &ReservationRow, now: Millis) -> Self {
+        let rejection = row.rejection.as_ref();
+        let (expires_at, changed_at) = (row.expires_at.map(rfc3339), row.changed_at.map(rfc3339));
+        let base = Self {
             id: row.id,
             status: row.status.word(),
             user_id: row.user_id.clone(),
             sku_id: row.sku_id.clone(),
             quantity: row.quantity,
             accepted_at: Some(rfc3339(row.accepted_at)),
-            expires_at: expires_at.map(rfc3339),
-            expires_in_seconds: expires_at.map(|at| at.saturating_sub(now).max(0) / 1000),
-            extensions_left: extensions_max.filter(|_| is_held),
-            reason: rejection.as_ref().map(|r| r.reason.clone()),
-            available: rejection.as_ref().and_then(|r| r.available),
-            holds_pending: rejection.as_ref().and_then(|r| r.holds_pending),
-            limit: rejection.as_ref().and_then(|r| r.limit),
-            remaining: rejection.as_ref().and_then(|r| r.remaining),
+            // Only a client wrote it, and it was checked to be an object of strings.
+            metadata: row.metadata.as_deref().and_then(|text| serde_json::from_str(text).ok()),
             version: row.version,
             ..Self::default()
+        };
+        match row.status {
+            Status::Reserved => Self {
+                expires_in_seconds: row.expires_at.map(|at| at.saturating_sub(now).max(0) / 1000),
+                expires_at,
+                extensions_left: row.extensions_left,
+                ..base
+            },
+            Status::Rejected => Self {
+                reason: rejection.map(|r| r.reason.clone()),
+                available: rejection.and_then(|r| r.available),
+                holds_pending: rejection.and_then(|r| r.holds_pending),
+                limit: rejection.and_then(|r| r.limit),
+                remaining: rejection.and_then(|r| r.remaining),
+                ..base
+            },
+            Status::Confirmed => {
+                Self { payment_ref: row.payment_ref.clone(), confirmed_at: changed_at, late: Some(row.is_late), ..base }
+            }
+            Status::Cancelled => Self { cancelled_at: changed_at, cancel_note: row.note.clone(), ..base },
+            Status::Expired => Self { expired_at: expires_at, ..base },
+            // Never stored.
+            Status::Queued => base,
         }
     }
 
@@ -162,7 +203,7 @@ impl ReservationView {
 pub struct SkuView {
     /// Its id.
     pub sku_id: String,
-    /// `SCHEDULED`, `OPEN`, `SOLD_OUT`, `ENDED`, `HALTED`; more may come.
+    /// `SCHEDULED`, `OPEN`, `PAUSED`, `SOLD_OUT`, `ENDED`, `HALTED`; more may come.
     #[schema(example = "OPEN")]
     pub status: &'static str,
     /// Units in the sale.
@@ -218,6 +259,8 @@ fn sale_status(entry: &CatalogueEntry, is_halted: bool, now: Millis) -> &'static
     let settings = &entry.sku.settings;
     if is_halted {
         "HALTED"
+    } else if entry.sku.is_paused {
+        "PAUSED"
     } else if settings.starts_at.is_some_and(|at| now < at) {
         "SCHEDULED"
     } else if settings.ends_at.is_some_and(|at| now >= at) {
@@ -382,4 +425,53 @@ pub struct VersionView {
     pub commit: &'static str,
     /// The newest migration that this build knows.
     pub schema: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Place;
+    use crate::store::StoredRejection;
+
+    #[test]
+    fn every_state_has_its_members_and_no_others() {
+        let held = ReservationRow {
+            id: Uuid::from_u128(7),
+            user_id: Some("u-1".into()),
+            sku_id: Some("s".into()),
+            quantity: Some(2),
+            status: Status::Reserved,
+            rejection: None,
+            version: 1,
+            accepted_at: 0,
+            expires_at: Some(120_000),
+            changed_at: None,
+            extensions_left: Some(3),
+            payment_ref: None,
+            is_late: false,
+            note: None,
+            metadata: Some(r#"{"order":"o-1"}"#.into()),
+            ticket: Ticket { partition: 0, place: Place { offset: 1, index: 0 } },
+        };
+        let sold_out = StoredRejection {
+            reason: "SOLD_OUT".into(),
+            available: Some(1),
+            holds_pending: Some(true),
+            limit: None,
+            remaining: None,
+        };
+        let changed = ReservationRow { version: 2, changed_at: Some(60_000), ..held.clone() };
+        let rows = [
+            held.clone(),
+            ReservationRow { status: Status::Rejected, rejection: Some(sold_out), expires_at: None, ..held.clone() },
+            ReservationRow { status: Status::Confirmed, payment_ref: Some("pay-9".into()), ..changed.clone() },
+            ReservationRow { status: Status::Cancelled, note: Some("changed my mind".into()), ..changed.clone() },
+            ReservationRow { status: Status::Cancelled, metadata: None, ..changed },
+            ReservationRow { status: Status::Expired, version: 2, ..held.clone() },
+        ];
+        let mut views: Vec<ReservationView> = rows.iter().map(|row| ReservationView::decided(row, 1_500)).collect();
+        // Past its end, and not swept yet.
+        views.push(ReservationView::decided(&held, 130_000));
+        insta::assert_json_snapshot!(views);
+    }
 }
