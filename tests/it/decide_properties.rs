@@ -17,7 +17,7 @@ use proptest::test_runner::TestRunner;
 use uuid::Uuid;
 
 use crate::support::memory::MemoryStore;
-use crate::support::oracle;
+use crate::support::second_model;
 
 const PARTITION: i32 = 3;
 const LOG_LEN_MAX: usize = 90;
@@ -29,7 +29,7 @@ proptest! {
     fn decide_says_what_the_naive_model_says(log in logs()) {
         let mut store = new_store();
         let decisions = store.run(&log);
-        for (decision, (logged, at, verdict)) in decisions.iter().zip(oracle::predict_all(PARTITION, &log)) {
+        for (decision, (logged, at, verdict)) in decisions.iter().zip(second_model::predict_all(PARTITION, &log)) {
             prop_assert_eq!(decision, &Decision { place: logged.place, at, verdict }, "about {:?}", logged.command);
         }
     }
@@ -245,6 +245,7 @@ fn assert_true_reason(
     let mine = before.units(&reserve.sku, &reserve.user);
     let held = before.units_in(&reserve.sku, Status::Reserved);
     match *rejection {
+        Rejection::SalePaused => prop_assert!(sku.is_paused),
         Rejection::SaleNotStarted { starts_at } => {
             prop_assert_eq!(sku.settings.starts_at, Some(starts_at));
             prop_assert!(at < starts_at);
@@ -275,6 +276,13 @@ fn verdict_name(verdict: &Verdict) -> &'static str {
         Verdict::Configured { created: true, .. } => "CREATED",
         Verdict::Configured { created: false, .. } => "CHANGED",
         Verdict::Refused(refusal) => refusal.code(),
+        Verdict::Confirmed { is_late: true } => "CONFIRMED late",
+        Verdict::Confirmed { is_late: false } => "CONFIRMED",
+        Verdict::Cancelled => "CANCELLED",
+        Verdict::Extended { .. } => "EXTENDED",
+        Verdict::Adjusted { .. } => "ADJUSTED",
+        Verdict::Ticked { released: 0 } => "TICKED for nothing",
+        Verdict::Ticked { .. } => "TICKED",
         Verdict::Duplicate => "DUPLICATE",
         Verdict::Poison(reason) => reason.code(),
     }
@@ -401,7 +409,13 @@ fn log_of(steps: Vec<(Step, i64)>) -> Vec<Logged> {
 
 fn reserve(id: Uuid, user: u8, sku: u8, quantity: u32) -> Command {
     let user = UserId::parse(&format!("u{user}")).expect("a legal id");
-    Command::Reserve(Reserve { id, user, sku: sku_id(sku), quantity: Quantity::new(quantity).expect("1 to 1000") })
+    Command::Reserve(Reserve {
+        id,
+        user,
+        sku: sku_id(sku),
+        quantity: Quantity::new(quantity).expect("1 to 1000"),
+        metadata: None,
+    })
 }
 
 fn sku_id(number: u8) -> SkuId {

@@ -16,12 +16,12 @@
 
 use flashsale::ids::{Place, Quantity, SkuId, UserId};
 use flashsale::inventory::{
-    Command, Configure, Decision, LatePayment, Logged, PoisonReason, Refusal, Rejection, Reserve, Settings, Sku,
-    Status, Unfit, Verdict,
+    Command, Configure, Decision, LatePayment, Logged, PoisonReason, Refusal, Rejection, Reservation, Reserve,
+    Settings, Sku, Status, Unfit, Verdict,
 };
 use uuid::Uuid;
 
-use crate::support::memory::{MemoryStore, ReservationRow};
+use crate::support::memory::MemoryStore;
 
 // ---- the basics ---------------------------------------------------------------------------------------------------------------
 
@@ -547,7 +547,22 @@ impl Case {
             _ => stock.sold += quantity,
         }
         let id = Uuid::from_u128(u128::MAX - self.store.reservations.len() as u128);
-        self.store.reservations.push(ReservationRow { id, user: user_id(user), sku, quantity, status });
+        let row = Reservation {
+            user: user_id(user),
+            sku,
+            quantity: Quantity::new(quantity.try_into().expect("small")).expect("1 to 1000 units"),
+            status,
+            version: 1,
+            expires_at: Some(1_000_000_000),
+            extensions: 0,
+            extension_seconds: 0,
+            changed_at: None,
+            payment_ref: None,
+            is_late: false,
+            note: None,
+            metadata: None,
+        };
+        self.store.reservations.insert(id, row);
     }
 
     fn queue(&mut self, line: &str) {
@@ -566,6 +581,7 @@ impl Case {
                 user: user_id(user),
                 sku: sku_id(sku),
                 quantity: u32::try_from(number(units)).ok().and_then(Quantity::new).expect("1 to 1000 units"),
+                metadata: None,
             })),
             _ => panic!("no such line: {line}"),
         };
@@ -598,6 +614,7 @@ fn verdict_text(decision: &Decision, expected: &str) -> String {
         }
         Verdict::Duplicate => "DUPLICATE".to_owned(),
         Verdict::Poison(reason) => reason.code().to_owned(),
+        other => format!("{other:?}"),
     };
     if expected.contains(" at=") {
         text.push_str(&format!(" at={}", decision.at));
@@ -607,6 +624,7 @@ fn verdict_text(decision: &Decision, expected: &str) -> String {
 
 fn rejection_text(rejection: &Rejection) -> String {
     match rejection {
+        Rejection::SalePaused => String::new(),
         Rejection::SaleNotStarted { starts_at } => format!("starts={starts_at}"),
         Rejection::SaleEnded { ends_at } => format!("ends={ends_at}"),
         Rejection::UserLimit { limit, remaining } => format!("limit={limit} remaining={remaining}"),
@@ -628,6 +646,8 @@ fn sku_from(line: &str) -> Sku {
         on_hand: value(line, "on_hand").expect("a SKU has a stock"),
         reserved: 0,
         sold: 0,
+        expired_through: 0,
+        is_paused: false,
         settings: settings_from(line),
         settings_version: value(line, "version").unwrap_or(1),
         movement_count: 1,

@@ -414,7 +414,7 @@ fn golden_id(last: u128) -> Uuid {
 fn reserve_sent() -> Sent {
     let user = UserId::parse("u-1").expect("legal");
     let quantity = Quantity::new(2).expect("legal");
-    let command = Command::Reserve(Reserve { id: golden_id(1), user, sku: sku(), quantity });
+    let command = Command::Reserve(Reserve { id: golden_id(1), user, sku: sku(), quantity, metadata: None });
     Sent { received_at_us: 1_795_255_200_000_001, request_id: "req-1".to_owned(), command }
 }
 
@@ -463,7 +463,7 @@ fn any_reserve() -> impl Strategy<Value = Command> {
     (any::<u128>(), "[A-Za-z0-9._:-]{1,64}", 1..=limits::QUANTITY_MAX).prop_map(|(id, user, quantity)| {
         let user = UserId::parse(&user).expect("legal");
         let quantity = Quantity::new(quantity).expect("legal");
-        Command::Reserve(Reserve { id: Uuid::from_u128(id), user, sku: sku(), quantity })
+        Command::Reserve(Reserve { id: Uuid::from_u128(id), user, sku: sku(), quantity, metadata: None })
     })
 }
 

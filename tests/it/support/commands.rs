@@ -21,7 +21,7 @@ pub fn reserve(sku_name: &str, user_name: &str, quantity: u32) -> Command {
 /// A reserve command with a given id.
 pub fn reserve_as(id: Uuid, sku_name: &str, user_name: &str, quantity: u32) -> Command {
     let quantity = Quantity::new(quantity).expect("a legal quantity");
-    Command::Reserve(Reserve { id, user: user(user_name), sku: sku(sku_name), quantity })
+    Command::Reserve(Reserve { id, user: user(user_name), sku: sku(sku_name), quantity, metadata: None })
 }
 
 /// Creates a SKU pinned to `pin`.

@@ -32,6 +32,7 @@ fn predict(partition: i32, past: &[Said], next: &Logged) -> Said {
         Ok(command) if is_used_up(past, command) => Verdict::Duplicate,
         Ok(Command::Reserve(reserve)) => about_reserve(past, now, reserve),
         Ok(Command::Configure(configure)) => about_configure(partition, past, configure),
+        Ok(other) => panic!("not modelled: {other:?}"),
     };
     (next.clone(), now, verdict)
 }
@@ -45,6 +46,7 @@ fn is_used_up(past: &[Said], command: &Command) -> bool {
         (Ok(earlier), Verdict::Poison(_)) => earlier.id() == command.id(),
         (Ok(Command::Reserve(earlier)), _) => matches!(command, Command::Reserve(r) if r.id == earlier.id),
         (Ok(Command::Configure(earlier)), _) => matches!(command, Command::Configure(c) if c.id == earlier.id),
+        (Ok(other), _) => panic!("not modelled: {other:?}"),
     })
 }
 
