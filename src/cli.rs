@@ -9,11 +9,13 @@
 //! | 69 | a needed service is unavailable |
 //! | 70 | a bug |
 
+mod asking;
 mod healthcheck;
 mod log;
 mod migrate;
 mod partition;
 mod process;
+mod reservation;
 mod serve;
 mod sku;
 
@@ -57,6 +59,9 @@ enum Command {
     /// Create, change and show SKUs
     #[command(subcommand)]
     Sku(sku::Sku),
+    /// Look at reservations; confirm, cancel and extend them
+    #[command(subcommand)]
+    Reservation(reservation::Reservation),
     /// Show partitions, resume halted ones
     #[command(subcommand)]
     Partition(partition::Partition),
@@ -162,6 +167,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Sku(sku) => {
             let config = config(sku.needs())?;
             in_runtime(sku.run(config, json))
+        }
+        Command::Reservation(reservation) => {
+            in_runtime(reservation.run(config(reservation::Reservation::NEEDS)?, json))
         }
         Command::Partition(partition) => in_runtime(partition.run(config(&[Needs::Database])?, json)),
         Command::Log(log) => in_runtime(log.run(config(&[Needs::Kafka])?)),

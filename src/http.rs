@@ -1,7 +1,8 @@
 //! HTTP: the first and the last module that a request meets.
 //!
-//! Two listeners. The public one serves buyers: `reserve` (parse, admit, publish, answer), `reservations` (follow), `skus` (look).
-//! The admin one serves operators and probes: `admin_skus`, [`health`]. [`mod@frame`] surrounds every request of both; [`problem`] is the
+//! Two listeners. The public one serves buyers: `reserve` (parse, admit, publish, answer), `reservations` (follow),
+//! `reservation_commands` (confirm, cancel, extend), `skus` (look). The admin one serves operators and probes: `admin_skus` (look),
+//! `sku_changes`, [`health`]. [`mod@frame`] surrounds every request of both; [`problem`] is the
 //! one place that knows how an error looks; `openapi` documents all of it, and `/docs` shows it.
 //!
 //! Nothing here decides about stock, and nothing here writes it.
@@ -20,8 +21,12 @@ pub mod views;
 mod admin_skus;
 mod connection;
 mod openapi;
+mod refusals;
+mod reservation_commands;
 mod reservations;
 mod reserve;
+mod sku_bodies;
+mod sku_changes;
 mod skus;
 
 use axum::extract::{Request, State};
@@ -35,11 +40,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-pub(crate) use admin_skus::parse_time;
 pub use app::{App, SharedApp};
 pub use connection::Patience;
 pub use health::{Flag, Health, Operations};
+pub(crate) use refusals::told;
 pub use server::{serve, serve_with};
+pub(crate) use sku_bodies::parse_time;
+pub(crate) use sku_changes::stock_view;
 
 use crate::config::Secret;
 use crate::limits;
@@ -50,14 +57,21 @@ fn public_routes() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::with_openapi(openapi::base("flashsale"))
         .routes(routes!(reserve::reserve))
         .routes(routes!(reservations::get_reservation))
+        .routes(routes!(reservation_commands::confirm))
+        .routes(routes!(reservation_commands::cancel))
+        .routes(routes!(reservation_commands::extend))
+        .routes(routes!(reservation_commands::get_command))
         .routes(routes!(skus::get_sku))
 }
 
 fn sku_admin_routes() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::with_openapi(openapi::base("flashsale, for operators"))
-        .routes(routes!(admin_skus::put_sku, admin_skus::get_sku))
+        .routes(routes!(sku_changes::put_sku, sku_changes::patch_sku, admin_skus::get_sku))
         .routes(routes!(admin_skus::list_skus))
-        .routes(routes!(admin_skus::get_command))
+        .routes(routes!(sku_changes::adjust_sku))
+        .routes(routes!(sku_changes::pause_sku))
+        .routes(routes!(sku_changes::resume_sku))
+        .routes(routes!(sku_changes::get_command))
 }
 
 fn probe_routes() -> OpenApiRouter<Operations> {

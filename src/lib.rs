@@ -12,7 +12,10 @@
 //! whose first statement is the fence. Only then [`effects`] tell Redis and wake the [`waiters`]; [`subscription`] does the same in other
 //! processes. Reads of a reservation go through [`status`], many ids in one query.
 //!
-//! Around it: [`admin`] creates SKUs through the same log, [`config`] and [`cli`] turn flags and environment into parts, [`telemetry`]
+//! Everything but a reserve is asked through [`commands`], which wait for their decision: confirm, cancel and extend of a reservation, and
+//! what [`admin`] asks of a SKU.
+//!
+//! Around it: [`config`] and [`cli`] turn flags and environment into parts, [`telemetry`]
 //! names every log field and metric, [`shutdown`] ends things in order. [`limits`] holds every bound with its reason, [`clock`] is where
 //! time enters, [`pace`] keeps batches from becoming many and small.
 //!
@@ -34,6 +37,7 @@ pub mod admission;
 pub mod cache;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod consumer;
 pub mod effects;

@@ -133,6 +133,8 @@ pub const HTTP2_PING_EVERY: Duration = Duration::from_secs(10);
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(PREFER_WAIT_SECONDS_MAX + 10);
 /// How long an admin call waits for its command to be decided before it answers 202.
 pub const ADMIN_DECISION_WAIT: Duration = Duration::from_secs(5);
+/// How long a confirm, cancel or extend waits for its decision before it answers 202.
+pub const RESERVATION_DECISION_WAIT: Duration = Duration::from_secs(2);
 /// How often a command that nobody wakes us for (on the command line) is looked for.
 pub const COMMAND_POLL_EVERY: Duration = Duration::from_millis(50);
 /// Items of one page that a list may be asked for.

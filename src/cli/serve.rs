@@ -15,6 +15,8 @@ use crate::admin::SkuAdmin;
 use crate::admission::{Admission, Catalogue, watch_partitions};
 use crate::cache::Cache;
 use crate::clock::{Clock, SystemClock};
+use crate::commands::Commands;
+use crate::commands::reservations::ReservationCommands;
 use crate::config::Config;
 use crate::consumer;
 use crate::http::sku_reads::SkuReads;
@@ -158,21 +160,24 @@ impl Api {
         let catalogue_loaded = Flag::default();
         let stop_waiting = CancellationToken::new();
         let status = StatusReader::start(store.clone(), log_ends.clone(), Arc::clone(clock));
+        let commands = Commands::new(
+            store.clone(),
+            ingress.clone(),
+            waiters.clone(),
+            log_ends.clone(),
+            Arc::clone(clock),
+            stop_waiting.clone(),
+            limits::WAITER_SWEEP_EVERY,
+        );
         let app = App {
             admission: Admission::start(Some(cache.clone()), status.clone(), catalogue.clone(), &services),
             catalogue: catalogue.clone(),
             ingress: ingress.clone(),
-            status,
             waiters: waiters.clone(),
             store: store.clone(),
-            admin: SkuAdmin::new(
-                store.clone(),
-                ingress.clone(),
-                waiters.clone(),
-                log_ends.clone(),
-                Arc::clone(clock),
-                stop_waiting.clone(),
-            ),
+            reservations: ReservationCommands::new(commands.clone(), status.clone()),
+            admin: SkuAdmin::new(store.clone(), commands),
+            status,
             sku_reads: SkuReads::start(store.clone(), &services),
             clock: Arc::clone(clock),
             publishes: TaskTracker::new(),

@@ -1,28 +1,29 @@
 //! `flashsale sku`: the same administration as on the admin listener, without a running API.
 
-use std::sync::Arc;
-
 use clap::{Args, Subcommand};
-use tokio_util::sync::CancellationToken;
 
+use super::asking::{self, Asking};
 use super::{Failure, pretty, print};
-use crate::admin::{CommandRefusal, Put, PutError, PutSku, SkuAdmin};
+use crate::admin::{ChangeSku, ChangeSkuError, SkuAdmin, SkuChange, SkuChanged};
 use crate::clock::{Clock, Millis, SystemClock};
 use crate::config::{Config, Needs};
-use crate::http::parse_time;
-use crate::http::views::{AdminSkuView, LagView, parse_late_payment};
-use crate::ids::{self, SkuId};
-use crate::ingress::Ingress;
-use crate::inventory::{LatePayment, Settings};
-use crate::kafka::{LogEnds, Producer};
+use crate::http::views::{AdminSkuView, LagView, StockView, parse_late_payment};
+use crate::http::{self, parse_time};
+use crate::ids::{self, Note, Reference, SkuId};
+use crate::inventory::{LatePayment, Settings, StockChange};
 use crate::limits;
 use crate::store::{CatalogueEntry, Store};
-use crate::waiters::Waiters;
 
 #[derive(Subcommand)]
 pub(super) enum Sku {
     /// Create a SKU, or replace all its settings; may be run again
     Put(PutArgs),
+    /// Refuse new requests for now; confirm, cancel and extend go on
+    Pause(PauseArgs),
+    /// Take requests again
+    Resume(PauseArgs),
+    /// Change the stock: by a delta, or to what was counted
+    Adjust(AdjustArgs),
     /// Show one SKU
     Show {
         /// Which
@@ -65,12 +66,50 @@ pub(super) struct PutArgs {
     extension_max: u32,
 }
 
-fn parse_sku(text: &str) -> Result<SkuId, ids::MalformedId> {
+#[derive(Args)]
+pub(super) struct PauseArgs {
+    /// Which
+    #[arg(value_parser = parse_sku)]
+    sku: SkuId,
+    /// Why, 1 to 200 characters
+    #[arg(long, value_parser = Note::parse)]
+    note: Option<Note>,
+}
+
+#[derive(Args)]
+pub(super) struct AdjustArgs {
+    /// Which
+    #[arg(value_parser = parse_sku)]
+    sku: SkuId,
+    /// So many units more, or fewer
+    #[arg(long, value_name = "UNITS", allow_negative_numbers = true, value_parser = parse_delta,
+        required_unless_present = "on_hand", conflicts_with_all = ["on_hand", "compare_on_hand"])]
+    delta: Option<i64>,
+    /// The stock as it was counted
+    #[arg(long, value_name = "UNITS", requires = "compare_on_hand", value_parser = clap::value_parser!(i64).range(0..=limits::ON_HAND_MAX))]
+    on_hand: Option<i64>,
+    /// The stock as it is believed to be: if it is another one, nothing changes
+    #[arg(long, value_name = "UNITS", requires = "on_hand", value_parser = clap::value_parser!(i64).range(0..=limits::ON_HAND_MAX))]
+    compare_on_hand: Option<i64>,
+    /// Why, 1 to 200 characters
+    #[arg(long, value_parser = Note::parse)]
+    note: Note,
+    /// What it belongs to: the same reference again changes nothing more
+    #[arg(long, value_parser = Reference::parse)]
+    reference: Option<Reference>,
+}
+
+fn parse_delta(text: &str) -> Result<i64, &'static str> {
+    let is_good = |delta: &i64| *delta != 0 && (-limits::ON_HAND_MAX..=limits::ON_HAND_MAX).contains(delta);
+    text.parse().ok().filter(is_good).ok_or("must be a number of units, not 0")
+}
+
+pub(super) fn parse_sku(text: &str) -> Result<SkuId, ids::MalformedId> {
     SkuId::parse(text)
 }
 
 /// Whole seconds, minutes or hours: `120`, `120s`, `2m`, `1h`.
-fn parse_seconds(text: &str) -> Result<u32, &'static str> {
+pub(super) fn parse_seconds(text: &str) -> Result<u32, &'static str> {
     const MUST: &str = "must be a time like 120s, 2m or 1h";
     let (digits, unit) = match text.strip_suffix(['s', 'm', 'h']) {
         Some(digits) => (
@@ -90,7 +129,7 @@ impl Sku {
     /// Only a change is published.
     pub(super) fn needs(&self) -> &'static [Needs] {
         match self {
-            Self::Put(_) => &[Needs::Database, Needs::Kafka],
+            Self::Put(_) | Self::Pause(_) | Self::Resume(_) | Self::Adjust(_) => &[Needs::Database, Needs::Kafka],
             Self::Show { .. } | Self::List => &[Needs::Database],
         }
     }
@@ -98,12 +137,19 @@ impl Sku {
     pub(super) async fn run(self, config: Config, is_json: bool) -> Result<(), Failure> {
         let store = Store::new(config.database(), &config.topic).map_err(|error| Failure::unavailable(&error))?;
         match self {
-            Self::Put(args) => put(args, &config, store, is_json).await,
+            Self::Put(args) => change(args.sku.clone(), put_of(args)?, &config, store, is_json).await,
+            Self::Pause(PauseArgs { sku, note }) => {
+                change(sku, SkuChange::Pause { pauses: true, note }, &config, store, is_json).await
+            }
+            Self::Resume(PauseArgs { sku, note }) => {
+                change(sku, SkuChange::Pause { pauses: false, note }, &config, store, is_json).await
+            }
+            Self::Adjust(args) => change(args.sku.clone(), adjust_of(args), &config, store, is_json).await,
             Self::Show { sku } => {
                 let found = store.load_skus(std::slice::from_ref(&sku)).await;
                 match found.map_err(|error| Failure::unavailable(&error))?.pop() {
                     Some(entry) => show(&store, &[entry], is_json, true).await,
-                    None => Err(Failure::refused(format!("UNKNOWN_SKU: there is no SKU {sku}"))),
+                    None => Err(unknown_sku(&sku)),
                 }
             }
             Self::List => {
@@ -114,32 +160,39 @@ impl Sku {
     }
 }
 
-async fn put(args: PutArgs, config: &Config, store: Store, is_json: bool) -> Result<(), Failure> {
-    let put = put_of(args)?;
-    let waiters = Waiters::default();
-    let unavailable = |error: crate::kafka::KafkaError| Failure::unavailable(&error);
-    let producer = Producer::start(config.brokers(), &config.topic).map_err(unavailable)?;
-    let log_ends = LogEnds::start(config.brokers(), &config.topic).map_err(unavailable)?;
-    let ingress = Ingress::start(producer);
-    // Ctrl-C ends this process at once: nobody has to be told to stop waiting.
-    let never = CancellationToken::new();
-    let admin = SkuAdmin::new(store.clone(), ingress.clone(), waiters, log_ends, Arc::new(SystemClock), never);
-    let outcome = admin.put(put).await;
-    ingress.shutdown().await;
+/// Asks, and prints what came of it.
+async fn change(sku: SkuId, change: SkuChange, config: &Config, store: Store, is_json: bool) -> Result<(), Failure> {
+    let asking = Asking::start(config, &store)?;
+    let admin = SkuAdmin::new(store.clone(), asking.commands.clone());
+    let asked = ChangeSku { sku: sku.clone(), change, key: None, request_id: asking::request_id() };
+    let outcome = admin.change(asked).await;
+    asking.end().await;
     match outcome {
-        Ok(Put::Created(entry) | Put::Changed(entry)) => show(&store, &[entry], is_json, true).await,
-        Ok(Put::Refused(refusal)) => Err(refused(&refusal)),
-        Ok(Put::Undecided { id, ticket }) => Err(Failure::unknown(format!(
-            "command {id} is in the log at {ticket}, but not decided yet: is a consumer running?"
-        ))),
-        Err(PutError::OnHandRequired) => Err(Failure::refused("INVALID_FIELD: --on-hand is required to create a SKU")),
-        Err(error @ PutError::NotSent(_)) => Err(Failure::unavailable(&error)),
-        Err(error @ PutError::Unknown) => Err(Failure::unknown(error.to_string())),
-        Err(PutError::Store(error)) => Err(Failure::unavailable(&error)),
+        Ok(SkuChanged::Created(entry) | SkuChanged::Changed(entry)) => show(&store, &[entry], is_json, true).await,
+        Ok(SkuChanged::Adjusted(stock)) => print_stock(&http::stock_view(&sku, stock), is_json),
+        Ok(SkuChanged::Refused(refusal)) => Err(asking::refused(&refusal)),
+        Ok(SkuChanged::Undecided { id, ticket }) => Err(asking::undecided(id, ticket)),
+        Err(ChangeSkuError::OnHandRequired) => {
+            Err(Failure::refused("INVALID_FIELD: --on-hand is required to create a SKU"))
+        }
+        Err(ChangeSkuError::UnknownSku) => Err(unknown_sku(&sku)),
+        Err(ChangeSkuError::OutOfBounds(wrong)) => Err(out_of_bounds(&wrong)),
+        Err(ChangeSkuError::Ask(error)) => Err(asking::not_asked(error)),
+        Err(ChangeSkuError::Store(error)) => Err(Failure::unavailable(&error)),
+        Err(error @ ChangeSkuError::Unshown) => Err(Failure::unknown(error.to_string())),
     }
 }
 
-fn put_of(args: PutArgs) -> Result<PutSku, Failure> {
+fn unknown_sku(sku: &SkuId) -> Failure {
+    Failure::refused(format!("UNKNOWN_SKU: there is no SKU {sku}"))
+}
+
+fn out_of_bounds(wrong: &[(&str, &str)]) -> Failure {
+    let lines: Vec<String> = wrong.iter().map(|(field, detail)| format!("{field} {detail}")).collect();
+    Failure::usage(lines.join("\n"))
+}
+
+fn put_of(args: PutArgs) -> Result<SkuChange, Failure> {
     let settings = Settings {
         user_limit: args.user_limit,
         hold_seconds: args.hold,
@@ -150,23 +203,24 @@ fn put_of(args: PutArgs) -> Result<PutSku, Failure> {
         extension_seconds_max: args.extension_max,
     };
     let wrong = settings.check();
-    if !wrong.is_empty() {
-        let lines: Vec<String> = wrong.iter().map(|(field, detail)| format!("{field} {detail}")).collect();
-        return Err(Failure::usage(lines.join("\n")));
-    }
-    let request_id = format!("cli-{}", ids::fresh_id());
-    Ok(PutSku { sku: args.sku, on_hand: args.on_hand, settings, key: None, request_id })
+    if wrong.is_empty() { Ok(SkuChange::Put { on_hand: args.on_hand, settings }) } else { Err(out_of_bounds(&wrong)) }
 }
 
-fn refused(refusal: &CommandRefusal) -> Failure {
-    match refusal {
-        CommandRefusal::StockChanged { on_hand } => Failure::refused(format!("STOCK_CHANGED: on hand are {on_hand}")),
-        CommandRefusal::SettingsChanged => {
-            Failure::refused("SETTINGS_CHANGED: somebody else changed the settings at the same time")
-        }
-        CommandRefusal::KeyReused => Failure::refused("IDEMPOTENCY_KEY_REUSED: the key named another change"),
-        CommandRefusal::Poisoned(reason) => Failure::bug(format!("the change is among the dead letters: {reason}")),
+fn adjust_of(args: AdjustArgs) -> SkuChange {
+    let change = match (args.delta, args.compare_on_hand, args.on_hand) {
+        (Some(delta), ..) => StockChange::By(delta),
+        (None, Some(compare_on_hand), Some(on_hand)) => StockChange::To { compare_on_hand, on_hand },
+        _ => unreachable!("the command line asks for one of them, and for both of the recount"),
+    };
+    SkuChange::Adjust { change, note: args.note, reference: args.reference }
+}
+
+fn print_stock(stock: &StockView, is_json: bool) -> Result<(), Failure> {
+    if is_json {
+        return print(pretty(stock));
     }
+    let StockView { sku_id, on_hand, reserved, sold, available } = stock;
+    print(format!("{sku_id}: on hand {on_hand}, reserved {reserved}, sold {sold}, available {available}"))
 }
 
 /// Prints SKUs, one as an object or several as a list, or as a table for people.

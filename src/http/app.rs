@@ -12,6 +12,7 @@ use super::sku_reads::SkuReads;
 use crate::admin::SkuAdmin;
 use crate::admission::{Admission, Catalogue};
 use crate::clock::Clock;
+use crate::commands::reservations::ReservationCommands;
 use crate::ingress::{Ingress, NotSent};
 use crate::status::StatusReader;
 use crate::store::{Store, StoreError};
@@ -31,8 +32,10 @@ pub struct App {
     pub waiters: Waiters,
     /// Postgres, for operators' reads.
     pub store: Store,
-    /// What operators ask.
+    /// What operators ask of SKUs.
     pub admin: SkuAdmin,
+    /// What clients ask of reservations.
+    pub reservations: ReservationCommands,
     /// Reads SKUs, many at once.
     pub sku_reads: SkuReads,
     /// Tells the wall time.

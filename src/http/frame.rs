@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -61,6 +62,12 @@ impl Fate {
             CutOff::MaybeSent(id) => unknown(Code::QueueUnavailable, id),
         }
     }
+}
+
+/// What the frame gave a request on its way: its id, and where its handler tells what is to be said if it is cut off.
+pub(super) fn of_request(parts: &Parts) -> (RequestId, Fate) {
+    let request_id = parts.extensions.get::<RequestId>().cloned().unwrap_or_else(|| RequestId::of(&parts.headers));
+    (request_id, parts.extensions.get::<Fate>().cloned().unwrap_or_default())
 }
 
 /// The frame of one listener; cheap to clone.

@@ -171,6 +171,14 @@ pub fn ticket_of(query: Option<&str>) -> Result<Option<Ticket>, Problem> {
     Ok(ticket)
 }
 
+/// The `ticket` in a query string where it can't be left out.
+///
+/// # Errors
+/// As [`ticket_of`]; 400 `INVALID_TICKET` without one.
+pub fn required_ticket_of(query: Option<&str>) -> Result<Ticket, Problem> {
+    ticket_of(query)?.ok_or_else(|| Problem::new(Code::InvalidTicket, "ticket is required, as the 202 gave it"))
+}
+
 /// Refuses every query parameter.
 ///
 /// # Errors

@@ -172,6 +172,19 @@ impl Fields {
         }
     }
 
+    /// A member of a merge patch. Outer `None` = left out, or a mistake was noted; inner `None` = `null`.
+    pub fn patched<T>(&mut self, name: &str, read: impl FnOnce(&Json) -> Result<T, String>) -> Option<Option<T>> {
+        match self.take(name)? {
+            Json::Null => Some(None),
+            value => read(&value).map_err(|detail| self.refuse(name, detail)).ok().map(Some),
+        }
+    }
+
+    /// Whether a member is there and was not taken yet.
+    pub fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(key, _)| key == name)
+    }
+
     /// Ends the reading: every member must have been taken.
     ///
     /// # Errors

@@ -60,6 +60,99 @@ pub(super) struct PutSkuBody {
     extension_seconds_max: Option<u32>,
 }
 
+/// Some settings of a SKU: what is left out stays, `null` brings the default back.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct PatchSkuBody {
+    /// Units in the sale: only compared.
+    #[schema(minimum = 0, maximum = 1_000_000_000, nullable = false)]
+    on_hand: Option<i64>,
+    /// Units that one user may hold or own.
+    #[schema(minimum = 1, maximum = 1000)]
+    user_limit: Option<u32>,
+    /// Seconds that a hold lasts.
+    #[schema(example = 60, minimum = 10, maximum = 14400)]
+    hold_seconds: Option<u32>,
+    /// Start of the sale.
+    #[schema(format = DateTime)]
+    starts_at: Option<String>,
+    /// End of the sale.
+    #[schema(format = DateTime)]
+    ends_at: Option<String>,
+    /// `rereserve` or `reject`.
+    #[schema(pattern = "^(rereserve|reject)$")]
+    late_payment: Option<String>,
+    /// Extensions that one hold may have.
+    #[schema(minimum = 0, maximum = 100)]
+    extensions_max: Option<u32>,
+    /// Seconds that all extensions of one hold may add.
+    #[schema(minimum = 0, maximum = 86400)]
+    extension_seconds_max: Option<u32>,
+}
+
+/// A payment.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct ConfirmBody {
+    /// The shop's name of the payment: printable ASCII.
+    #[schema(example = "pay-9", min_length = 1, max_length = 128)]
+    payment_ref: String,
+}
+
+/// Why a reservation is cancelled, if that is to be kept.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct CancelBody {
+    /// For people; no control characters.
+    #[schema(min_length = 1, max_length = 200, nullable = false)]
+    note: Option<String>,
+}
+
+/// By how much a hold is to be extended.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct ExtendBody {
+    /// The hold ends so many seconds later.
+    #[schema(example = 60, minimum = 1, maximum = 14400)]
+    seconds: u32,
+}
+
+/// A change of the stock: `delta`, or `compare_on_hand` and `on_hand`.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct AdjustmentBody {
+    /// So many units more, or fewer; not 0.
+    #[schema(example = 5, minimum = -1_000_000_000, maximum = 1_000_000_000, nullable = false)]
+    delta: Option<i64>,
+    /// The stock that the operator believes in.
+    #[schema(minimum = 0, maximum = 1_000_000_000, nullable = false)]
+    compare_on_hand: Option<i64>,
+    /// The stock that was counted.
+    #[schema(minimum = 0, maximum = 1_000_000_000, nullable = false)]
+    on_hand: Option<i64>,
+    /// Why, for people; no control characters.
+    #[schema(example = "restock", min_length = 1, max_length = 200)]
+    note: String,
+    /// The shop's name of what it belongs to: printable ASCII. Names the adjustment.
+    #[schema(example = "po-77", min_length = 1, max_length = 128, nullable = false)]
+    reference: Option<String>,
+}
+
+/// Why, if that is to be kept.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct NoteBody {
+    /// For people; no control characters.
+    #[schema(min_length = 1, max_length = 200, nullable = false)]
+    note: Option<String>,
+}
+
 /// An error (RFC 9457). Programs read `code`; some codes have members of their own.
 #[derive(ToSchema)]
 #[schema(as = Problem)]
@@ -122,6 +215,32 @@ const COMMON: &[Code] = &[Code::HeadersTooLarge, Code::Internal, Code::Overloade
 const BODY: &[Code] =
     &[Code::MalformedBody, Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::InvalidField];
 
+/// Problems of every change of a reservation.
+const CHANGE: &[Code] = &[
+    Code::InvalidIdempotencyKey,
+    Code::InvalidTicket,
+    Code::InvalidParameter,
+    Code::UnknownReservation,
+    Code::AlreadyConfirmed,
+    Code::AlreadyCancelled,
+    Code::NotReservedYet,
+    Code::ReservationRejected,
+    Code::HoldExpired,
+    Code::IdempotencyKeyReused,
+    Code::QueueUnavailable,
+    Code::StatusUnavailable,
+];
+/// Problems of every change of a SKU.
+const CHANGE_SKU: &[Code] = &[
+    Code::Unauthenticated,
+    Code::InvalidIdempotencyKey,
+    Code::IdempotencyKeyReused,
+    Code::InvalidParameter,
+    Code::UnknownSku,
+    Code::QueueUnavailable,
+    Code::StatusUnavailable,
+];
+
 macro_rules! problems {
     ($($(#[$doc:meta])* $name:ident = $($codes:expr),+;)+) => {$(
         $(#[$doc])*
@@ -143,14 +262,27 @@ problems! {
         Code::UserLimit, Code::IdempotencyKeyReused, Code::Halted, Code::SalePaused, Code::QueueUnavailable, Code::StatusUnavailable];
     /// Of `GET /v1/reservations/{id}`.
     ReservationProblems = &[Code::InvalidTicket, Code::InvalidParameter, Code::UnknownReservation, Code::StatusUnavailable];
+    /// Of `POST /v1/reservations/{id}/confirm`.
+    ConfirmProblems = BODY, CHANGE, &[Code::PaidUnfulfilled];
+    /// Of `POST /v1/reservations/{id}/cancel`.
+    CancelProblems = BODY, CHANGE;
+    /// Of `POST /v1/reservations/{id}/extend`.
+    ExtendProblems = BODY, CHANGE, &[Code::ExtensionLimit];
+    /// Of a reservation's command's status.
+    ReservationCommandProblems = &[
+        Code::InvalidTicket, Code::InvalidParameter, Code::UnknownReservation, Code::UnknownCommand, Code::StatusUnavailable];
     /// Of `GET /v1/skus/{sku}`.
     SkuProblems = &[Code::InvalidParameter, Code::UnknownSku, Code::StatusUnavailable];
     /// Of every call of an operator.
     OperatorProblems = &[Code::Unauthenticated];
     /// Of `PUT /v1/admin/skus/{sku}`.
-    PutSkuProblems = BODY, &[
-        Code::Unauthenticated, Code::InvalidIdempotencyKey, Code::IdempotencyKeyReused, Code::InvalidParameter, Code::UnknownSku,
-        Code::StockChanged, Code::SettingsChanged, Code::QueueUnavailable, Code::StatusUnavailable];
+    PutSkuProblems = BODY, CHANGE_SKU, &[Code::StockChanged, Code::SettingsChanged];
+    /// Of `PATCH /v1/admin/skus/{sku}`.
+    PatchSkuProblems = BODY, CHANGE_SKU, &[Code::StockChanged, Code::SettingsChanged];
+    /// Of a pause and its end.
+    PauseProblems = BODY, CHANGE_SKU, &[Code::SettingsChanged];
+    /// Of `POST /v1/admin/skus/{sku}/adjustments`.
+    AdjustProblems = BODY, CHANGE_SKU, &[Code::StockChanged, Code::BelowCommitted, Code::AboveMaximum];
     /// Of `GET /v1/admin/skus/{sku}`.
     AdminReadProblems = &[Code::Unauthenticated, Code::InvalidParameter, Code::UnknownSku, Code::StatusUnavailable];
     /// Of `GET /v1/admin/skus`.

@@ -17,6 +17,8 @@ pub enum Retry {
     Never,
     /// The same request, with the same `Idempotency-Key`, may succeed later.
     SameKey,
+    /// The name of the request keeps this answer for ever; under another one it may succeed.
+    NewKey,
 }
 
 impl Retry {
@@ -25,6 +27,9 @@ impl Retry {
         match self {
             Self::Never => "Do not repeat the request unchanged.",
             Self::SameKey => "Repeat the same request later, with the same Idempotency-Key.",
+            Self::NewKey => {
+                "Try again under another name only (Idempotency-Key, payment_ref): this one keeps its answer."
+            }
         }
     }
 }
@@ -100,6 +105,24 @@ codes! {
     SoldOut = "SOLD_OUT", CONFLICT, SameKey, "Not enough units are left.";
     /// The user would hold or own more than `limit`; `remaining` may still be asked for.
     UserLimit = "USER_LIMIT", CONFLICT, SameKey, "The user's limit does not allow it.";
+    /// The reservation is confirmed already, with another payment or before it was to be cancelled or extended.
+    AlreadyConfirmed = "ALREADY_CONFIRMED", CONFLICT, Never, "The reservation is confirmed.";
+    /// The reservation is cancelled already.
+    AlreadyCancelled = "ALREADY_CANCELLED", CONFLICT, Never, "The reservation is cancelled.";
+    /// The reservation is not decided yet, and its SKU can't be known now.
+    NotReservedYet = "NOT_RESERVED_YET", CONFLICT, SameKey, "The reservation is not decided yet.";
+    /// The reservation was rejected: it never held units.
+    ReservationRejected = "RESERVATION_REJECTED", CONFLICT, Never, "The reservation was rejected.";
+    /// The hold has ended.
+    HoldExpired = "HOLD_EXPIRED", CONFLICT, Never, "The hold has expired.";
+    /// The payment came after the end of the hold and its units are gone: give the money back. Another payment is another try.
+    PaidUnfulfilled = "PAID_UNFULFILLED", CONFLICT, NewKey, "The payment can't be fulfilled.";
+    /// The hold can't be extended by so much: `extensions_left` and `seconds_left` say what is left.
+    ExtensionLimit = "EXTENSION_LIMIT", CONFLICT, Never, "The hold can't be extended that far.";
+    /// The stock would fall below what is reserved and sold: `minimum`.
+    BelowCommitted = "BELOW_COMMITTED", CONFLICT, SameKey, "The stock is promised already.";
+    /// The stock would exceed a billion units: `on_hand` is the present value.
+    AboveMaximum = "ABOVE_MAXIMUM", CONFLICT, Never, "The stock would be too large.";
     /// The stock is not what the request says: `on_hand` is the present value.
     StockChanged = "STOCK_CHANGED", CONFLICT, Never, "The stock is another one.";
     /// The settings changed since they were read for this request.
@@ -214,6 +237,11 @@ impl Problem {
     /// Its code.
     pub fn code(&self) -> Code {
         self.0.code
+    }
+
+    /// What is wrong in this case.
+    pub fn detail(&self) -> &str {
+        &self.0.detail
     }
 
     /// The body, in the order of the contract. `asked` = path and request id; absent for a problem inside another answer.

@@ -62,11 +62,12 @@ pub(super) async fn get_reservation(
 }
 
 /// Only the hyphenated form that we give out: every reservation has one URL.
-fn parse_id(text: &str) -> Option<Uuid> {
+pub(super) fn parse_id(text: &str) -> Option<Uuid> {
     Uuid::try_parse(text).ok().filter(|_| text.len() == 36)
 }
 
-fn unknown_reservation() -> Problem {
+/// 404 `UNKNOWN_RESERVATION`.
+pub(super) fn unknown_reservation() -> Problem {
     Problem::new(Code::UnknownReservation, "no reservation has this id")
 }
 

@@ -366,7 +366,7 @@ pub struct SkuListView {
     pub next_cursor: Option<String>,
 }
 
-/// An operator's command that is not decided yet: the body of a 202.
+/// A command that is not decided yet: the body of a 202.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AcceptedCommandView {
     /// The command.
@@ -383,8 +383,9 @@ pub struct AcceptedCommandView {
 pub struct CommandView {
     /// The command.
     pub command_id: Uuid,
-    /// `configure`.
-    pub kind: &'static str,
+    /// `configure`, `adjust`, `pause` or `resume`; absent while nobody can say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// `QUEUED`, `DONE` or `REJECTED`.
     pub status: &'static str,
     /// DONE: the SKU as it is now.
@@ -394,6 +395,40 @@ pub struct CommandView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub problem: Option<Value>,
+}
+
+/// Where a command on a reservation stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReservationCommandView {
+    /// The command.
+    pub command_id: Uuid,
+    /// `confirm`, `cancel` or `extend`; absent while nobody can say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// `QUEUED`, `DONE` or `REJECTED`.
+    pub status: &'static str,
+    /// DONE: the reservation as it is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<ReservationView>,
+    /// REJECTED: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub problem: Option<Value>,
+}
+
+/// The stock of a SKU right after an adjustment.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StockView {
+    /// The SKU.
+    pub sku_id: String,
+    /// Units in the sale.
+    pub on_hand: i64,
+    /// Units held for a while.
+    pub reserved: i64,
+    /// Units sold.
+    pub sold: i64,
+    /// Units that a new buyer can get.
+    pub available: i64,
 }
 
 /// Result of a probe.

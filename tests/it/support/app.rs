@@ -9,11 +9,14 @@ use flashsale::admin::SkuAdmin;
 use flashsale::admission::{Admission, Catalogue, watch_partitions};
 use flashsale::cache::Cache;
 use flashsale::clock::SystemClock;
+use flashsale::commands::Commands;
+use flashsale::commands::reservations::ReservationCommands;
 use flashsale::config::Secret;
 use flashsale::http::sku_reads::SkuReads;
 use flashsale::http::{App, Health, Operations, admin_router, public_router};
 use flashsale::ingress::Ingress;
 use flashsale::kafka::{LogEnds, Producer};
+use flashsale::limits;
 use flashsale::status::StatusReader;
 use flashsale::store::Store;
 use flashsale::subscription;
@@ -66,14 +69,24 @@ impl Http {
             watch_partitions(catalogue.clone(), store.clone(), log_ends.clone(), topic.to_owned(), stop.clone());
         tokio::spawn(watch);
         let status = StatusReader::start(store.clone(), log_ends.clone(), clock.clone());
+        let commands = Commands::new(
+            store.clone(),
+            ingress.clone(),
+            waiters.clone(),
+            log_ends,
+            clock.clone(),
+            stop.clone(),
+            limits::COMMAND_POLL_EVERY,
+        );
         let app = Arc::new(App {
             admission: Admission::start(Some(cache), status.clone(), catalogue.clone(), &services),
             catalogue,
             ingress: ingress.clone(),
+            reservations: ReservationCommands::new(commands.clone(), status.clone()),
             status,
-            waiters: waiters.clone(),
+            waiters,
             store: store.clone(),
-            admin: SkuAdmin::new(store.clone(), ingress.clone(), waiters, log_ends, clock.clone(), stop.clone()),
+            admin: SkuAdmin::new(store.clone(), commands),
             sku_reads: SkuReads::start(store, &services),
             clock,
             publishes: TaskTracker::new(),
