@@ -108,7 +108,7 @@ CREATE VIEW reservation_now AS
          r.is_late, r.payment_ref, r.note, s.extensions_max
   FROM reservation r
   LEFT JOIN sku s ON s.sku_id = r.sku_id
-  CROSS JOIN LATERAL (SELECT r.status = 1 AND r.expires_at <= s.expired_through) AS e (ended);
+  CROSS JOIN LATERAL (SELECT coalesce(r.status = 1 AND r.expires_at <= s.expired_through, false)) AS e (ended);
 COMMENT ON VIEW reservation_now IS 'What a reservation is: counters of ended holds are released at once, rows afterwards (Reservation::settled says the same).';
 
 CREATE TABLE command (
@@ -186,7 +186,7 @@ CREATE TABLE batch (
 );
 -- Ids don't compress; trying takes time.
 ALTER TABLE batch ALTER COLUMN decided SET STORAGE EXTERNAL;
-COMMENT ON COLUMN batch.decided IS 'Reservations decided by it: a claim repeats the effects of the last batch.';
+COMMENT ON COLUMN batch.decided IS 'Reservations made or changed by it: a claim repeats the effects of the last batch.';
 COMMENT ON TABLE batch IS 'One row per committed batch: batches tile the log, epochs never interleave. The only place with wall time.';
 
 CREATE TABLE stock_movement (

@@ -31,7 +31,7 @@ use crate::admission::Catalogue;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::inventory::{self, Logged, Outcome, Snapshot};
-use crate::kafka::LogEnds;
+use crate::kafka::{LogEnds, Producer};
 use crate::limits;
 use crate::store::{Store, WriterConfig};
 use crate::waiters::Waiters;
@@ -113,6 +113,9 @@ pub enum ConsumerError {
     /// The client library refused its configuration or broke for good.
     #[error("the Kafka consumer failed")]
     Kafka(#[source] KafkaError),
+    /// The producer of ticks could not be made.
+    #[error("the Kafka producer failed")]
+    Producer(#[source] crate::kafka::KafkaError),
     /// The same partition was taken away several times while the group said it is ours: something else writes. Better to leave.
     #[error("partition {0} was fenced again and again while assigned")]
     FencedOut(i32),
@@ -140,7 +143,8 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
         .map_err(ConsumerError::Kafka)?;
     let watch = Watch { watched: watched.clone(), log_ends: deps.log_ends.clone(), beat, health: health.clone() };
     let watching = watch.start(stop_beside.clone()).map_err(ConsumerError::Watch)?;
-    let mut workers = Workers::new(config, deps, poll.controls(), owned, watched);
+    let producer = Producer::start(&config.kafka_brokers, &config.topic).map_err(ConsumerError::Producer)?;
+    let mut workers = Workers::new(config, deps, poll.controls(), producer, owned, watched);
     let ended = loop {
         tokio::select! {
             () = stop.cancelled() => break Ok(()),
@@ -189,6 +193,7 @@ struct Workers {
     config: Arc<Config>,
     deps: Deps,
     controls: mpsc::Sender<poll::Control>,
+    producer: Producer,
     running: JoinSet<(i32, PartitionEnd)>,
     stops: HashMap<i32, CancellationToken>,
     /// The assignment that they belong to.
@@ -203,6 +208,7 @@ impl Workers {
         config: Config,
         deps: Deps,
         controls: mpsc::Sender<poll::Control>,
+        producer: Producer,
         owned: OwnedSender,
         watched: Watched,
     ) -> Self {
@@ -210,6 +216,7 @@ impl Workers {
             config: Arc::new(config),
             deps,
             controls,
+            producer,
             running: JoinSet::new(),
             stops: HashMap::new(),
             generation: 0,
@@ -231,6 +238,7 @@ impl Workers {
                 config: Arc::clone(&self.config),
                 deps: self.deps.clone(),
                 controls: self.controls.clone(),
+                producer: self.producer.clone(),
                 stop,
                 progress: self.watched.add(partition),
             };

@@ -335,6 +335,12 @@ pub const BACKEND_END_LOOK_EVERY: Duration = Duration::from_millis(5);
 pub const BATCH_ATTEMPTS_MAX: u32 = 5;
 /// Batches that look their ids up after the primary key refused one: a storm of repeats costs one failed attempt in so many.
 pub const CAREFUL_BATCHES: u32 = 64;
+/// How soon a tick that released nothing is followed by another: the broker's clock is behind ours, by milliseconds as a rule.
+pub const TICK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// How soon a tick that the broker did not take is followed by another.
+pub const TICK_LOST_AFTER: Duration = Duration::from_secs(1);
+/// How often a worker looks for holds that are due when it knows of none.
+pub const TICK_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Rows of ended holds that are settled in one transaction: about 5 ms, so that ten thousand ended holds delay nobody.
 pub const SETTLE_MAX: usize = 500;
 /// Deadline of reading a partition's live reservations at a claim: 300,000 of them take about half a second.

@@ -1,4 +1,5 @@
--- The hints of one committed batch, unless newer ones were applied before.
+-- The hints of one committed batch, unless newer ones were applied before. Hints about ended holds come with the position of the batch
+-- before them.
 --
 -- ARGV: prefix, partition, epoch, position, life of units and fence (s), message, number of groups of units, then
 --       per group of units: sku, number of users, { user, units }*,
@@ -13,7 +14,7 @@ local is_repeat = false
 if fence then
   local fence_epoch, fence_position = string.match(fence, '^(%d+) (%d+)$')
   fence_epoch, fence_position = tonumber(fence_epoch), tonumber(fence_position)
-  if fence_epoch > epoch or (fence_epoch == epoch and fence_position >= position) then return 0 end
+  if fence_epoch > epoch or (fence_epoch == epoch and fence_position > position) then return 0 end
   is_repeat = fence_position >= position
 end
 redis.call('SET', fence_key, ARGV[3] .. ' ' .. ARGV[4], 'EX', life)

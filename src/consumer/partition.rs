@@ -24,6 +24,7 @@ use super::progress::{Doing, Progress};
 use super::worker::{BatchEnd, NONE_DECIDED, Worker};
 use super::{Config, Deps};
 use crate::effects::{BatchEffects, Effects};
+use crate::kafka::Producer;
 use crate::store::{Claim, ClaimError, Writer};
 use crate::telemetry::metrics as names;
 use crate::{ids, limits, wire};
@@ -44,6 +45,8 @@ pub(super) struct Partition {
     pub config: Arc<Config>,
     pub deps: Deps,
     pub controls: mpsc::Sender<Control>,
+    /// Publishes ticks.
+    pub producer: Producer,
     pub stop: CancellationToken,
     /// Where it stands, for the watch.
     pub progress: Arc<Progress>,
@@ -146,6 +149,14 @@ impl Partition {
             return (self.wait_for_operator(reason).await, false);
         }
         self.progress.begin(Doing::CheckLog);
+        if let Err(error) = writer.remember().await {
+            tracing::warn!(
+                kafka.partition = self.partition,
+                error = &error as &dyn std::error::Error,
+                "could not read the partition yet"
+            );
+            return (End::ClaimAgain, false);
+        }
         match self.check_log(&claim).await {
             LogCheck::Whole => {}
             LogCheck::Stopped => return (End::Stopped, false),

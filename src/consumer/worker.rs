@@ -24,10 +24,12 @@ use crate::pace::Pace;
 use crate::store::{BatchError, Claim, SettledHold, Writer};
 use crate::telemetry::metrics as names;
 use judge::{Attempt, Panicked};
+use ticks::Ticks;
 
 mod judge;
 mod poison;
 mod report;
+mod ticks;
 
 /// The pure function that decides; a value, so that a test can pass one that fails.
 pub type Decide = fn(&Snapshot, &[Logged]) -> Outcome;
@@ -68,6 +70,7 @@ pub(super) struct Worker<'p> {
     decided: Arc<AtomicI64>,
     gather: Gather,
     pace: Pace,
+    ticks: Ticks,
     /// When the log's ends were last compared with the position.
     checked_at: Instant,
 }
@@ -92,6 +95,7 @@ impl<'p> Worker<'p> {
             decided,
             gather: Gather::new(claim.position, partition.config.batch_size_max),
             pace: Pace::new(limits::BATCH_PACE, Instant::now()),
+            ticks: Ticks::new(partition.producer.clone(), partition.partition),
             checked_at: Instant::now(),
         }
     }
@@ -130,13 +134,22 @@ impl<'p> Worker<'p> {
         }
         self.partition.progress.begin(Doing::Records);
         self.gather.restart().map_err(end_of)?;
+        let mut next_tick = self.ticks.send_due(self.writer.next_ends(), self.partition.deps.clock.now());
         while self.gather.is_empty() {
+            if self.records.is_empty() && self.writer.has_unsettled() {
+                self.settle().await?;
+                continue;
+            }
             let record = tokio::select! {
                 biased;
                 () = self.partition.stop.cancelled() => return Err(BatchEnd::Stopped),
                 record = self.records.recv() => record,
                 () = sleep(limits::LOG_PROBE_EVERY.saturating_sub(self.checked_at.elapsed())) => {
                     self.check_log_ends().await?;
+                    continue;
+                }
+                () = sleep(next_tick) => {
+                    next_tick = self.ticks.send_due(self.writer.next_ends(), self.partition.deps.clock.now());
                     continue;
                 }
             };
@@ -291,6 +304,47 @@ impl<'p> Worker<'p> {
         }
     }
 
+    /// Lets rows of ended holds say so while there is nothing to decide. Any trouble sends the worker back to its claim, which reads
+    /// them again.
+    async fn settle(&mut self) -> Result<(), BatchEnd> {
+        self.partition.progress.begin(Doing::Postgres);
+        let settled = self.settle_some().await;
+        self.partition.progress.begin(Doing::Records);
+        let (ended, result) = match settled {
+            Ok(ended) => (ended, Ok(())),
+            Err((BatchError::Fenced, _)) => return Err(BatchEnd::Fenced),
+            Err((error, ended)) => {
+                tracing::warn!(
+                    kafka.partition = self.partition.partition,
+                    error = &error as &dyn std::error::Error,
+                    "could not settle ended holds yet"
+                );
+                (ended, Err(BatchEnd::ClaimAgain))
+            }
+        };
+        // True whatever became of the rows: the counters released these holds before.
+        report::count_ended(&ended);
+        if !ended.is_empty() {
+            let (partition, epoch) = (self.partition.partition, self.writer.epoch());
+            self.effects.submit(report::effects_of_ended(partition, epoch, self.position, &ended));
+        }
+        result
+    }
+
+    /// An error comes with the rows if COMMIT was sent.
+    async fn settle_some(&mut self) -> Result<Vec<SettledHold>, (BatchError, Vec<SettledHold>)> {
+        let none = |error| (error, Vec::new());
+        let mut tx = self.writer.begin_between(self.position, self.log_time).await.map_err(none)?;
+        let ended = match tx.settle().await {
+            Ok(ended) => ended,
+            Err(error) => return Err(none(tx.roll_back(error).await)),
+        };
+        match tx.commit().await {
+            Ok(()) => Ok(ended),
+            Err(error) => Err((error, ended)),
+        }
+    }
+
     /// What may happen only now: the position, effects, metrics, one line of log.
     fn after_commit(&mut self, batch: &Batch, decided: &Decided, took: Duration) {
         let outcome = &decided.outcome;
@@ -298,6 +352,11 @@ impl<'p> Worker<'p> {
         self.position = head.position;
         self.log_time = head.log_time;
         self.decided.store(head.position, Ordering::Relaxed);
+        for logged in &batch.commands {
+            if let Ok(Command::Tick(tick)) = &logged.command {
+                self.ticks.decided(&tick.sku);
+            }
+        }
         self.partition.progress.committed(head.position, batch.records.len(), &batch.commands, outcome);
         self.effects.submit(report::effects_of(
             self.partition.partition,
@@ -307,7 +366,8 @@ impl<'p> Worker<'p> {
             decided,
         ));
         report::measure(&*self.partition.deps.clock, batch, outcome, took);
-        report::log_line(self.partition.partition, &head, batch, outcome, took);
+        report::count_ended(&decided.settled);
+        report::log_line(self.partition.partition, &head, batch, decided, took);
     }
 }
 

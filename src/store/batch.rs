@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
+use sqlx::postgres::PgQueryResult;
 use uuid::Uuid;
 
 use super::connect::{ask, smallint};
@@ -110,24 +111,58 @@ impl Writer {
     /// # Errors
     /// [`BatchError::Fenced`], or what the server or the connection did.
     pub async fn begin(&mut self, head: BatchHead) -> Result<BatchTransaction<'_>, BatchError> {
-        let mut conn = self.take_connection("begin a batch").map_err(BatchError::Lost)?;
-        let fence = async {
-            sqlx::raw_sql("BEGIN").execute(&mut conn).await?;
+        self.pass_fence(head, async |writer, conn| {
             sqlx::query(
                 "/* fence */ UPDATE partition_state SET position = $6, log_time = $7, last_digest = $8
                  WHERE topic = $1 AND partition = $2 AND epoch = $3 AND owner_token = $4 AND position = $5
                    AND halted_reason IS NULL",
             )
-            .bind(&*self.config.topic)
-            .bind(smallint(self.partition))
-            .bind(self.epoch)
-            .bind(self.token)
+            .bind(&*writer.config.topic)
+            .bind(smallint(writer.partition))
+            .bind(writer.epoch)
+            .bind(writer.token)
             .bind(head.first_offset)
             .bind(head.position)
             .bind(time_of(head.log_time))
             .bind(head.last_digest)
-            .execute(&mut conn)
+            .execute(conn)
             .await
+        })
+        .await
+    }
+
+    /// Opens a transaction that moves no position, for what is to be done between batches; passes the same fence.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_between(&mut self, position: i64, log_time: Millis) -> Result<BatchTransaction<'_>, BatchError> {
+        let head = BatchHead { first_offset: position, position, log_time_before: log_time, log_time, last_digest: 0 };
+        self.pass_fence(head, async |writer, conn| {
+            sqlx::query(
+                "/* fence */ UPDATE partition_state SET owner = owner
+                 WHERE topic = $1 AND partition = $2 AND epoch = $3 AND owner_token = $4 AND position = $5
+                   AND halted_reason IS NULL",
+            )
+            .bind(&*writer.config.topic)
+            .bind(smallint(writer.partition))
+            .bind(writer.epoch)
+            .bind(writer.token)
+            .bind(position)
+            .execute(conn)
+            .await
+        })
+        .await
+    }
+
+    async fn pass_fence(
+        &mut self,
+        head: BatchHead,
+        fence: impl AsyncFnOnce(&Self, &mut PgConnection) -> Result<PgQueryResult, sqlx::Error>,
+    ) -> Result<BatchTransaction<'_>, BatchError> {
+        let mut conn = self.take_connection("begin a batch").map_err(BatchError::Lost)?;
+        let fence = async {
+            sqlx::raw_sql("BEGIN").execute(&mut conn).await?;
+            fence(self, &mut conn).await
         };
         let passed = ask("pass the fence", limits::STATEMENT_DEADLINE, fence).await;
         let transaction = BatchTransaction { writer: self, conn, head, is_careful: false, learned: Learned::default() };

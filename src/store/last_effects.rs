@@ -25,7 +25,8 @@ impl Store {
                  SELECT last.reservation_id, last.sku_id, last.user_id,
                         (SELECT coalesce(sum(quantity), 0)::bigint FROM reservation u
                          WHERE u.partition = $1 AND u.user_hash = last.user_hash AND u.user_id = last.user_id
-                           AND u.sku_id = last.sku_id AND u.status IN (1, 3)),
+                           AND u.sku_id = last.sku_id AND u.status IN (1, 3)
+                           AND NOT (u.status = 1 AND u.expires_at <= s.expired_through)),
                         s.on_hand - s.reserved - s.sold, s.reserved
                  FROM last JOIN sku s ON s.sku_id = last.sku_id LIMIT $2",
             )

@@ -34,7 +34,7 @@ pub(super) struct Memory {
     holds: Holds,
 }
 
-/// Units of every hold, by SKU, end and reservation; and those whose end is in the counters and not yet in their rows.
+/// Units of every hold, by SKU (that has one), end and reservation; and those whose end is in the counters and not yet in their rows.
 #[derive(Debug, Default)]
 struct Holds {
     running: BTreeMap<SkuId, BTreeMap<(Millis, Uuid), i64>>,
@@ -176,6 +176,9 @@ impl Holds {
     fn forget(&mut self, sku: &SkuId, ends: Millis, id: Uuid) {
         if let Some(holds) = self.running.get_mut(sku) {
             holds.remove(&(ends, id));
+            if holds.is_empty() {
+                self.running.remove(sku);
+            }
         }
     }
 
@@ -187,6 +190,9 @@ impl Holds {
         }
         let still_running = holds.split_off(&(through + 1, Uuid::nil()));
         let ended = std::mem::replace(holds, still_running);
+        if holds.is_empty() {
+            self.running.remove(sku);
+        }
         self.ended.extend(ended.into_keys().map(|(expires_at, reservation)| EndedHold { reservation, expires_at }));
     }
 }

@@ -108,6 +108,8 @@ metrics_table! {
     DELIVERIES = "flashsale.ingress.deliveries", Count, Kind::Counter;
     /// Batches whose hints Redis did not take, by `reason` (behind: too many waited; failed; fenced: newer ones were there before).
     EFFECTS_DROPPED = "flashsale.effects.dropped", Count, Kind::Counter;
+    /// Ticks published, because holds were due.
+    TICKS_SENT = "flashsale.ticks.sent", Count, Kind::Counter;
     /// Dead letters published.
     DEAD_LETTERS = "flashsale.dead.letters", Count, Kind::Counter;
     /// Tickets below the position without a decision: lost, or made up by a client.

@@ -17,7 +17,7 @@ use crate::support::wait::wait_for;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn insert(db: &Database, name: &str, on_hand: i64, reserved: i64) {
-    let values = format!("'{name}', 0, {on_hand}, {reserved}, 0, 2, 120, NULL, NULL, 0, 3, 600, 1, 1");
+    let values = format!("'{name}', 0, {on_hand}, {reserved}, 0, 'epoch', false, 2, 120, NULL, NULL, 0, 3, 600, 1, 1");
     db.run(&format!("INSERT INTO sku VALUES ({values})")).await;
 }
 

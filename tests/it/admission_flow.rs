@@ -59,7 +59,7 @@ impl World {
 
     /// As the writer leaves a SKU; `window` = starts_at, ends_at.
     async fn configure(&self, name: &str, on_hand: i64, window: &str) {
-        let values = format!("'{name}', 0, {on_hand}, 0, 0, 2, 120, {window}, 0, 3, 600, 1, 1");
+        let values = format!("'{name}', 0, {on_hand}, 0, 0, 'epoch', false, 2, 120, {window}, 0, 3, 600, 1, 1");
         self.db.run(&format!("INSERT INTO sku VALUES ({values})")).await;
     }
 

@@ -281,7 +281,7 @@ async fn effects_set_decided_units_and_settle_provisional_ones() {
 async fn a_stale_writers_effects_do_not_show() {
     let space = Space::fresh().await;
     let mut applied = Vec::new();
-    for (epoch, position, units) in [(2, 20, 2), (1, 30, 9), (2, 20, 9), (2, 19, 9), (2, 21, 3), (3, 21, 4), (10, 5, 1)]
+    for (epoch, position, units) in [(2, 20, 2), (1, 30, 9), (1, 20, 9), (2, 19, 9), (2, 21, 3), (3, 21, 4), (10, 5, 1)]
     {
         applied.push(space.cache.apply_effects(&effects(epoch, position, &[("u", units)], &[])).await.expect("asked"));
     }
@@ -289,6 +289,17 @@ async fn a_stale_writers_effects_do_not_show() {
     assert_eq!(space.units("u:s", "u").await, Some(1), "epochs are compared as numbers, 10 is after 3");
     let other = BatchEffects { partition: 4, ..effects(1, 1, &[("u", 7)], &[]) };
     assert!(space.cache.apply_effects(&other).await.expect("asked"), "each partition has its own fence");
+}
+
+/// What a writer tells between two batches, about holds that ended, comes with the position of the first one.
+#[tokio::test]
+async fn hints_at_the_same_position_are_applied_in_their_order_and_settle_nothing_twice() {
+    let space = Space::fresh().await;
+    space.admit(&[item("u", "s", 2, 5), item("u", "s", 2, 5)]).await;
+    assert!(space.cache.apply_effects(&effects(1, 10, &[("u", 2)], &[("u", 2)])).await.expect("asked"));
+    assert!(space.cache.apply_effects(&effects(1, 10, &[("u", 1)], &[("u", 2)])).await.expect("asked"));
+    assert_eq!(space.units("u:s", "u").await, Some(1));
+    assert_eq!(space.admit_one(&item("u", "s", 5, 5)).await, OverLimit { remaining: 2 }, "2 of 4 are settled, once");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ pub mod consumer;
 pub mod database;
 pub mod gate;
 pub mod kafka;
+pub mod life;
 pub mod memory;
 pub mod proxy;
 pub mod redis;

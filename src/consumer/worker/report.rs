@@ -10,7 +10,7 @@ use super::{Decided, id_of};
 use crate::clock::Clock;
 use crate::effects::{BatchEffects, SkuHint};
 use crate::inventory::{Command, Outcome, Verdict};
-use crate::store::BatchHead;
+use crate::store::{BatchHead, SettledHold};
 use crate::telemetry::metrics as names;
 
 /// The hints that follow from a batch.
@@ -45,6 +45,25 @@ pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batc
         units: units_left.chain(units).collect(),
         settled: settled.collect(),
         skus: skus.collect(),
+    }
+}
+
+/// The hints that follow from ended holds that were settled between batches.
+pub(super) fn effects_of_ended(partition: i32, epoch: i64, position: i64, ended: &[SettledHold]) -> BatchEffects {
+    BatchEffects {
+        partition,
+        epoch,
+        position,
+        decided: ended.iter().map(|hold| hold.reservation).collect(),
+        units: ended.iter().map(|hold| (hold.sku.clone(), hold.user.clone(), hold.units_left)).collect(),
+        ..BatchEffects::default()
+    }
+}
+
+/// Counts holds that ended, as their rows come to say so.
+pub(super) fn count_ended(ended: &[SettledHold]) {
+    if !ended.is_empty() {
+        counter!(names::COMMANDS_DECIDED, "kind" => "expire", "outcome" => "done").increment(ended.len() as u64);
     }
 }
 
@@ -108,7 +127,8 @@ pub(super) fn measure(clock: &dyn Clock, batch: &Batch, outcome: &Outcome, took:
 }
 
 /// One line per batch.
-pub(super) fn log_line(partition: i32, head: &BatchHead, batch: &Batch, outcome: &Outcome, took: Duration) {
+pub(super) fn log_line(partition: i32, head: &BatchHead, batch: &Batch, decided: &Decided, took: Duration) {
+    let outcome = &decided.outcome;
     let count = |wanted: fn(&Verdict) -> bool| outcome.decisions.iter().filter(|d| wanted(&d.verdict)).count();
     tracing::info!(
         kafka.partition = partition,
@@ -119,6 +139,7 @@ pub(super) fn log_line(partition: i32, head: &BatchHead, batch: &Batch, outcome:
         rejected = count(|v| matches!(v, Verdict::Rejected(_))),
         duplicate = count(|v| matches!(v, Verdict::Duplicate)),
         poison = count(|v| matches!(v, Verdict::Poison(_))),
+        ended = decided.settled.len(),
         duration_ms = took.as_secs_f64() * 1e3,
         "committed batch"
     );

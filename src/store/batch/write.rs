@@ -25,7 +25,8 @@ pub(super) async fn write_batch(
     rows: &Rows<'_>,
 ) -> Result<i64, StoreError> {
     let s = &rows.skus;
-    let decided: Vec<Uuid> = rows.reservations.iter().map(|row| row.reservation_id).collect();
+    let made = rows.reservations.iter().map(|row| row.reservation_id);
+    let decided: Vec<Uuid> = made.chain(rows.changes.ids.iter().copied()).collect();
     let query = sqlx::query_scalar(
         "/* write_batch */ WITH
          rows AS (

@@ -117,7 +117,7 @@ pub const CHECKS: &[(&str, &str)] = &[
         "5 counters equal the sums of the reservations",
         "SELECT s.sku_id FROM sku s LEFT JOIN LATERAL (
            SELECT coalesce(sum(quantity) FILTER (WHERE status = 1), 0) AS reserved, coalesce(sum(quantity) FILTER (WHERE status = 3), 0) AS sold
-           FROM reservation WHERE sku_id = s.sku_id) r ON true
+           FROM reservation_now WHERE sku_id = s.sku_id) r ON true
          WHERE (s.reserved, s.sold) IS DISTINCT FROM (r.reserved, r.sold)",
     ),
     (
@@ -149,7 +149,7 @@ pub const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "12 nobody is above the limit",
-        "SELECT r.user_id FROM reservation r JOIN sku s USING (sku_id) WHERE status IN (1, 3)
+        "SELECT r.user_id FROM reservation_now r JOIN sku s USING (sku_id) WHERE status IN (1, 3)
          GROUP BY r.user_id, r.sku_id, s.user_limit HAVING sum(quantity) > s.user_limit",
     ),
     (
