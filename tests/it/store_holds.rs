@@ -96,6 +96,11 @@ async fn confirm_cancel_and_extend_change_their_rows_and_the_counters() {
         bench.db.text(commands).await.as_deref(),
         Some("configure CREATED, confirm CONFIRMED, cancel CANCELLED, extend EXTENDED")
     );
+    // The writer remembers when each hold ends now, not when it was to end.
+    bench.commit(1_000 + HOLD_MS, &[tick("s")], true).await.unwrap();
+    assert_eq!(bench.numbers("SELECT reserved FROM sku").await, 2, "paid, given back and extended holds don't end");
+    bench.commit(71_000, &[tick("s")], true).await.unwrap();
+    assert_eq!(bench.numbers("SELECT reserved FROM sku").await, 0);
     bench.finish().await;
 }
 
