@@ -27,4 +27,5 @@ mod status_reads;
 mod store_writer;
 mod support;
 mod tidy;
+mod waiters_sweep;
 mod wire_bytes;
