@@ -219,6 +219,8 @@ fn pretty(value: &impl serde::Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -234,5 +236,37 @@ mod tests {
         let command = Cli::command();
         let hidden = |id: &&str| command.get_arguments().any(|a| a.get_id() == *id && a.is_hide_env_values_set());
         assert!(secrets.iter().all(hidden), "every secret hides its value");
+    }
+
+    /// `NAME=default`, or `NAME` without one, of every setting of a command and its subcommands.
+    fn settings(command: &clap::Command) -> BTreeSet<String> {
+        let own = command.get_arguments().filter_map(|argument| {
+            let name = argument.get_env()?.to_string_lossy();
+            let default = argument.get_default_values().first().map(|value| format!("={}", value.to_string_lossy()));
+            Some(format!("{name}{}", default.unwrap_or_default()))
+        });
+        own.chain(command.get_subcommands().flat_map(settings)).collect()
+    }
+
+    #[test]
+    fn the_example_and_the_readme_name_every_setting() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("part of the repository");
+        let mut expected = settings(&Cli::command());
+        expected.insert("RUST_LOG=info".to_owned()); // Read by the library that logs.
+        let name_of = |setting: &str| setting.split('=').next().expect("a split has a first part").to_owned();
+        let has_default = |name: &str| !expected.contains(name);
+        let example = read(".env.example");
+        let lines = example.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+        let is_setting = |line: &&str| {
+            line.split_once('=').is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+        };
+        let shown: BTreeSet<String> = lines
+            .filter(is_setting)
+            .map(|line| if has_default(&name_of(line)) { line.to_owned() } else { name_of(line) })
+            .collect();
+        assert_eq!(shown, expected, "without a default, the value is an example");
+        let readme = read("README.md");
+        assert!(expected.iter().all(|setting| readme.contains(&format!("`{}`", name_of(setting)))), "{expected:?}");
     }
 }

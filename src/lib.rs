@@ -1,5 +1,5 @@
-//! flashsale sells scarce stock to a crowd: thousands press *buy* for one SKU in the same second, each gets one honest answer fast, and
-//! never are more units promised than exist.
+//! flashsale reserves scarce stock for a crowd: thousands press *buy* for one SKU in the same second, each gets one honest answer fast,
+//! and never are more units promised than exist.
 //!
 //! # A guided tour, in the order of the flow
 //!
@@ -9,7 +9,8 @@
 //!
 //! On the other side the [`consumer`] owns each partition by a claim in Postgres. It gathers up to 250 commands, loads what they may touch
 //! ([`store`]), decides them with the pure function [`inventory::decide`], and commits decisions, stock and log position in one transaction
-//! whose first statement is the fence. Only then [`effects`] tell Redis and wake the [`waiters`]; [`subscription`] does the same in other
+//! whose first statement is the fence. A batch that fails and a COMMIT without an answer are judged in `consumer/worker/judge.rs`; the
+//! oracle is its `ask_oracle`. Only after COMMIT [`effects`] tell Redis and wake the [`waiters`]; [`subscription`] does the same in other
 //! processes. Reads of a reservation go through [`status`], many ids in one query.
 //!
 //! Everything but a reserve is asked through [`commands`], which wait for their decision: confirm, cancel and extend of a reservation, and
@@ -29,7 +30,8 @@
 //! | operating, for good (unknown schema) | the same, returned by the component | the process drains and ends |
 //! | contradiction (a gap in the log, a violated CHECK) | a stored halt with its reason | that partition stops; a person looks |
 //!
-//! `docs/architecture.md` lists the invariants and where each is enforced; `docs/style.md` says how the code is written.
+//! `docs/architecture.md` lists the invariants and where each is enforced; `docs/style.md` says how the code is written,
+//! and what to touch to add a command.
 #![forbid(unsafe_code)]
 
 pub mod admin;

@@ -3,6 +3,17 @@
 //! Queues, batches, retries and waits elsewhere use these names and nothing else (a test reads the sources and says so). Relations
 //! between bounds are asserted at compile time at the end of this file. Values that an operator may change live in `config`;
 //! their defaults stand here.
+//!
+//! # What refuses first
+//!
+//! A crowd for SKUs that are known meets one of three bounds, each of which answers 503 `OVERLOADED` at once. (A scan of unknown SKUs meets
+//! [`SKU_LOOKUPS_MAX`]. [`ADMISSION_QUEUE_MAX`] refuses nobody: what it can't hold passes unchecked.)
+//! - **One hot SKU, and the broker is slow: [`LANE_QUEUE_MAX`].** A lane sends up to [`PUBLISH_COMMANDS_MAX`] in one flight and fills when
+//!   flights take too long for the crowd. A third of a second of the peak bridges a hiccup of the broker; a longer queue would only make
+//!   answers later. It is under a third of [`HTTP_IN_FLIGHT_MAX`], so that one stuck partition leaves room for the others.
+//! - **Many parked clients: [`HTTP_IN_FLIGHT_MAX`].** A `Prefer: wait` holds a place for its whole wait: 30,000 of them at once make every
+//!   call of the public listener 503, each GET included. The admin listener has places of its own, so probes go on.
+//! - **The writer is behind: [`INTAKE_LAG_MAX`].** Neither of the others is full then: what was accepted is in the log and has its 202.
 
 use std::time::Duration;
 
@@ -117,8 +128,8 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
 pub const ADMIN_IN_FLIGHT_MAX: usize = 256;
 /// Wait after a failed accept (no file descriptors left) before the next.
 pub const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(50);
-/// Requests inside the process at once; beyond it 503 `OVERLOADED` at once. 30,000 parked buyers cost about 150 MB... of sockets in
-/// the kernel, not here: a parked request is a few hundred bytes.
+/// Requests inside the public listener at once, those that wait included; beyond it 503 `OVERLOADED` at once: "What refuses first", above.
+/// Room for three full lanes and more; under [`CONNECTIONS_MAX`]; at most [`STATUS_QUEUE_MAX`], so that each may ask for its status.
 pub const HTTP_IN_FLIGHT_MAX: usize = 30_000;
 /// Time for a client to send its body; slower ones get 408.
 pub const BODY_READ_DEADLINE: Duration = Duration::from_secs(2);
@@ -175,7 +186,8 @@ pub const SKU_LOOKUPS_MAX: usize = 64;
 pub const SOLD_OUT_LEASE: Duration = Duration::from_secs(1);
 /// How often flagged SKUs are read again; under the lease, so that a flag does not flicker.
 pub const SOLD_OUT_RENEW_EVERY: Duration = Duration::from_millis(400);
-/// Age of the oldest undecided request at which intake answers 503 `OVERLOADED`: under half of the shortest hold.
+/// Age of a partition's oldest undecided request at which intake answers 503 `OVERLOADED` for its SKUs: "What refuses first", above. Under
+/// half of the shortest hold.
 pub const INTAKE_LAG_MAX: Duration = Duration::from_secs(4);
 /// Growth of the log that the lag clock tells apart; finer steps are added to the older one, so the lag is never understated.
 pub const LAG_RESOLUTION: Duration = Duration::from_millis(50);
@@ -230,7 +242,8 @@ pub const RESUBSCRIBE_EVERY: Duration = Duration::from_millis(250);
 
 // ---- ingress ----------------------------------------------------------------------------------------------------------------
 
-/// Requests collected per partition while a publish is in flight; a full lane answers 503 at once. About 0.3 s of a peak of 25,000/s.
+/// Requests collected per partition while a publish is in flight; a full lane answers 503 `OVERLOADED` at once: "What refuses first", above.
+/// A third of a second of a peak of 25,000/s.
 pub const LANE_QUEUE_MAX: usize = 8192;
 /// Commands of one publish: ten full records.
 pub const PUBLISH_COMMANDS_MAX: usize = 500;
@@ -315,11 +328,11 @@ pub const DEAD_LETTER_EVERY: Duration = Duration::from_secs(5);
 
 // ---- Postgres ---------------------------------------------------------------------------------------------------------------
 
-/// Client-side deadline of one statement of a batch: a frozen backend ignores `statement_timeout`.
+/// `statement_timeout` of a writer's connection, and the deadline of each statement on our side: a frozen backend ignores the former.
 pub const STATEMENT_DEADLINE: Duration = Duration::from_secs(3);
-/// `lock_timeout` and `idle_in_transaction_session_timeout` of a worker's connection: a frozen zombie lets go by itself.
+/// `lock_timeout` of a writer's connection: how long a statement waits for rows that an older writer still holds.
 pub const LOCK_TIMEOUT: Duration = Duration::from_millis(1000);
-/// See [`LOCK_TIMEOUT`].
+/// `idle_in_transaction_session_timeout` of a writer's connection: the transaction of a frozen process lets go by itself.
 pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_millis(3000);
 /// Deadline for a new connection.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -331,7 +344,9 @@ pub const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(1);
 pub const BACKEND_END_WAIT: Duration = Duration::from_secs(2);
 /// How often it looks: an end takes a few milliseconds.
 pub const BACKEND_END_LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Attempts of a batch that failed by serialization, deadlock or an unknown error of the server, before the partition halts.
+/// Attempts of a batch that a server fails which is well enough to answer, before the partition halts: by its `statement_timeout`, by our
+/// [`STATEMENT_DEADLINE`], by `lock_timeout`, deadlock, serialization or an unknown error. A server that is away or in trouble (SQLSTATE
+/// classes 08, 53, 57, 58) is waited for and not counted.
 pub const BATCH_ATTEMPTS_MAX: u32 = 5;
 /// Batches that look their ids up after the primary key refused one: a storm of repeats costs one failed attempt in so many.
 pub const CAREFUL_BATCHES: u32 = 64;
@@ -361,7 +376,8 @@ pub const STATUS_READS_AT_ONCE: usize = 4;
 
 // ---- waiting for decisions --------------------------------------------------------------------------------------------------
 
-/// How often all open waiters are read in one query: what a lost wake-up costs.
+/// How often the reservations that somebody has waited for at least this long are read, at most [`STATUS_READ_MAX`] in a query: a lost
+/// wake-up costs up to twice this.
 pub const WAITER_SWEEP_EVERY: Duration = Duration::from_millis(250);
 /// How long a read without a ticket waits until absence is proved.
 pub const ABSENCE_PROOF_WAIT: Duration = Duration::from_secs(2);
@@ -431,4 +447,7 @@ const _: () = {
         "held back requests could never be published"
     );
     assert!(PUBLISH_COMMANDS_MAX >= RECORD_COMMANDS_MAX, "a full record must fit one publish");
+    assert!(3 * LANE_QUEUE_MAX < HTTP_IN_FLIGHT_MAX, "one stuck partition must leave room for the others");
+    assert!(HTTP_IN_FLIGHT_MAX <= STATUS_QUEUE_MAX, "whoever is inside may ask for a status");
+    assert!(HTTP_IN_FLIGHT_MAX < CONNECTIONS_MAX, "overload must be answered, not left to the kernel");
 };

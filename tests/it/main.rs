@@ -30,4 +30,5 @@ mod store_holds;
 mod store_writer;
 mod support;
 mod tidy;
+mod waiters_sweep;
 mod wire_bytes;
