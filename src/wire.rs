@@ -1,10 +1,12 @@
 //! The bytes of a record: a version, one SKU, and one to [`limits::RECORD_COMMANDS_MAX`] commands of it.
 //!
-//! Version 1, integers little-endian, texts as one length byte and that many bytes (long ones as two; empty = absent), `?` = a presence byte 0 or 1 before the value:
+//! Version 1, integers little-endian, texts as one length byte and that many bytes (long ones as two; empty = absent), `?` = a presence byte
+//! 0 or 1 before the value, `[...]` = nothing at all where a command has none, as the builds before it wrote (whoever appends a field after
+//! it writes it always):
 //! ```text
 //! record   "FS"  version u8  count u16  sku text  { size u16  command }*
 //! command  kind u8  id 16 bytes  received_at_us i64  request_id text  body
-//! reserve    (1)  user text  quantity u32  metadata long
+//! reserve    (1)  user text  quantity u32  [metadata long]
 //! confirm    (3)  reservation 16 bytes  payment_ref text
 //! cancel     (4)  reservation 16 bytes  note long
 //! extend     (5)  reservation 16 bytes  seconds u32
@@ -187,7 +189,9 @@ fn put_command(bytes: &mut Vec<u8>, sent: &Sent) {
         Command::Reserve(reserve) => {
             put_text(bytes, reserve.user.as_str());
             bytes.extend_from_slice(&reserve.quantity.get().to_le_bytes());
-            put_long_text(bytes, reserve.metadata.as_ref().map_or("", Metadata::as_str));
+            if let Some(metadata) = &reserve.metadata {
+                put_long_text(bytes, metadata.as_str());
+            }
         }
         Command::Confirm(confirm) => {
             bytes.extend_from_slice(confirm.reservation.as_bytes());
@@ -300,7 +304,9 @@ fn read_envelope(bytes: &[u8], sku: &SkuId) -> Envelope {
 fn read_reserve(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
     let user = UserId::parse(from.text()?).ok()?;
     let quantity = Quantity::new(from.u32()?)?;
-    let metadata = optional_text(from.long_text()?, |text| Metadata::parse(text).ok())?;
+    // Appended after the first build: where it is missing, there is none.
+    let metadata = if from.0.is_empty() { "" } else { from.long_text()? };
+    let metadata = optional_text(metadata, |text| Metadata::parse(text).ok())?;
     Some(Command::Reserve(Reserve { id, user, sku: sku.clone(), quantity, metadata }))
 }
 

@@ -42,6 +42,10 @@ pub enum Command {
 }
 
 impl Command {
+    /// All kinds. Tests go through them, so that none is forgotten.
+    pub const KINDS: [&'static str; 9] =
+        ["reserve", "confirm", "cancel", "extend", "adjust", "configure", "pause", "resume", "tick"];
+
     /// The id that makes a repeat of this command a duplicate (a tick has one only to be found in the log).
     pub fn id(&self) -> Uuid {
         match self {
@@ -103,18 +107,19 @@ impl Command {
         ids::body_hash64(self.kind(), &body)
     }
 
-    /// Its name in rows, metrics and answers.
+    /// Its name in rows, metrics and answers: one of [`Self::KINDS`].
     pub fn kind(&self) -> &'static str {
+        // By number, so that a kind that is missing in the list does not compile.
         match self {
-            Self::Reserve(_) => "reserve",
-            Self::Confirm(_) => "confirm",
-            Self::Cancel(_) => "cancel",
-            Self::Extend(_) => "extend",
-            Self::Adjust(_) => "adjust",
-            Self::Configure(_) => "configure",
-            Self::Pause(Pause { pauses: true, .. }) => "pause",
-            Self::Pause(Pause { pauses: false, .. }) => "resume",
-            Self::Tick(_) => "tick",
+            Self::Reserve(_) => Self::KINDS[0],
+            Self::Confirm(_) => Self::KINDS[1],
+            Self::Cancel(_) => Self::KINDS[2],
+            Self::Extend(_) => Self::KINDS[3],
+            Self::Adjust(_) => Self::KINDS[4],
+            Self::Configure(_) => Self::KINDS[5],
+            Self::Pause(Pause { pauses: true, .. }) => Self::KINDS[6],
+            Self::Pause(Pause { pauses: false, .. }) => Self::KINDS[7],
+            Self::Tick(_) => Self::KINDS[8],
         }
     }
 }

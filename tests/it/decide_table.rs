@@ -1,27 +1,6 @@
-//! `decide`, case by case. Each line of a case is a command and, after the arrow, what the writer must say about it.
-//!
-//! ```text
-//! sku A on_hand=2 limit=1        a SKU that exists before the case; also hold= starts= ends= version=
-//! held u1 A 1 / sold u1 A 1      units that a user already holds / owns
-//! log_time 500                   the partition's last log time
-//! r1 u1 A 1 -> RESERVED          reserve command r1: user u1 wants 1 of A
-//! configure c1 A seen=0 ... -> CREATED version=1
-//! bytes x1 -> MALFORMED          bytes that are no command, with an id that could be read (or without)
-//! @700 r2 ...                    the record's log timestamp, in milliseconds; from here on (0 at first)
-//! ---                            the batch ends here
-//! A is on_hand=2 reserved=1 sold=0 version=1 movements=2       the batch ends here, and that is stored then
-//! ```
-//! `until=` (end of the hold) and `at=` (log time of the decision) are compared where a line names them. Every case is decided twice:
-//! in the batches shown, and with each command in a batch of its own; both must say the same.
+//! Reserve and configure, case by case. How a case is written: `support/cases.rs`.
 
-use flashsale::ids::{Place, Quantity, SkuId, UserId};
-use flashsale::inventory::{
-    Command, Configure, Decision, LatePayment, Logged, PoisonReason, Refusal, Rejection, Reservation, Reserve,
-    Settings, Sku, Status, Unfit, Verdict,
-};
-use uuid::Uuid;
-
-use crate::support::memory::MemoryStore;
+use crate::support::cases::check;
 
 // ---- the basics ---------------------------------------------------------------------------------------------------------------
 
@@ -108,7 +87,7 @@ fn decide_keeps_skus_apart() {
     );
 }
 
-// ---- precedence: DUPLICATE, NOT_HERE, SALE_NOT_STARTED, SALE_ENDED, USER_LIMIT, SOLD_OUT --------------------------------------
+// ---- precedence: DUPLICATE, NOT_HERE, SALE_PAUSED, SALE_NOT_STARTED, SALE_ENDED, USER_LIMIT, SOLD_OUT -------------------------
 
 #[test]
 fn decide_says_duplicate_before_every_other_reason() {
@@ -199,16 +178,38 @@ fn decide_refuses_bytes_that_are_no_command_as_poison() {
 
 #[test]
 fn decide_refuses_by_the_first_reason_that_holds() {
-    // All four hold, then one less each time.
+    // All of them hold, then one less each time: no sale can be before its start and after its end at once.
     check(
-        "sku A on_hand=0 limit=1 starts=100 ends=200
-         @50  r1 u1 A 2 -> SALE_NOT_STARTED starts=100
-         @200 r2 u1 A 2 -> SALE_ENDED ends=200",
+        "sku A on_hand=0 limit=1 starts=100 ends=200 paused
+         @50  r1 u1 A 2 -> SALE_PAUSED
+         @200 r2 u1 A 2 -> SALE_PAUSED",
     );
     check(
         "sku A on_hand=0 limit=1 starts=100 ends=200
-         @150 r1 u1 A 2 -> USER_LIMIT limit=1 remaining=1
-         @150 r2 u1 A 1 -> SOLD_OUT available=0",
+         @50  r1 u1 A 2 -> SALE_NOT_STARTED starts=100
+         @150 r2 u1 A 2 -> USER_LIMIT limit=1 remaining=1
+         @150 r3 u1 A 1 -> SOLD_OUT available=0
+         @200 r4 u1 A 2 -> SALE_ENDED ends=200",
+    );
+    check(
+        "sku A on_hand=9 limit=1 paused
+         r1 u1 A 2 -> SALE_PAUSED
+         r2 u1 A 1 -> SALE_PAUSED
+         A is on_hand=9 reserved=0 sold=0 version=1 movements=1 paused",
+    );
+}
+
+#[test]
+fn decide_says_duplicate_and_not_here_before_a_pause() {
+    check(
+        "sku A on_hand=9 limit=9
+         r1 u1 A 1 -> RESERVED
+         pause p1 A seen=1 -> CHANGED version=2
+         r1 u1 A 1 -> DUPLICATE
+         r2 u1 B 1 -> NOT_HERE
+         bytes r3  -> MALFORMED
+         r3 u1 A 1 -> DUPLICATE
+         r4 u1 A 1 -> SALE_PAUSED",
     );
 }
 
@@ -476,227 +477,4 @@ fn decide_writes_nothing_about_a_sku_when_all_its_requests_are_refused() {
          r2 u1 A 2 -> USER_LIMIT limit=1 remaining=1
          A is on_hand=0 reserved=0 sold=0 version=1 movements=1",
     );
-}
-
-// ---- the boundary -------------------------------------------------------------------------------------------------------------
-
-/// Decides the commands of a case and compares what is said with what the case says.
-#[track_caller]
-fn check(case: &str) {
-    let lines: Vec<String> = case.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    let expected = lines.join("\n");
-    assert_eq!(said(&lines, false), expected, "in the batches shown");
-    // Movements are cut by batch, so a case decided one by one counts them differently.
-    let without_movements = |text: &str| -> String {
-        text.lines().map(|line| line.split(" movements=").next().unwrap_or(line)).collect::<Vec<_>>().join("\n")
-    };
-    assert_eq!(
-        without_movements(&said(&lines, true)),
-        without_movements(&expected),
-        "with each command in a batch of its own"
-    );
-}
-
-/// The case again, with what `decide` really says.
-fn said(lines: &[String], one_by_one: bool) -> String {
-    let mut case = Case { store: MemoryStore::default(), at: 0, offset: 0, batch: Vec::new(), said: Vec::new() };
-    for line in lines {
-        case.read(line);
-        if one_by_one {
-            case.flush();
-        }
-    }
-    case.flush();
-    case.said.join("\n")
-}
-
-struct Case {
-    store: MemoryStore,
-    at: i64,
-    offset: i64,
-    /// Commands of the running batch, and the line that each came from.
-    batch: Vec<(Logged, usize)>,
-    said: Vec<String>,
-}
-
-impl Case {
-    fn read(&mut self, line: &str) {
-        let words: Vec<&str> = line.split(' ').collect();
-        match &words[..] {
-            ["sku", id, ..] => drop(self.store.skus.insert(sku_id(id), sku_from(line))),
-            ["held", user, sku, units] => self.own(user, sku, units, Status::Reserved),
-            ["sold", user, sku, units] => self.own(user, sku, units, Status::Confirmed),
-            ["log_time", at] => self.store.log_time = number(at),
-            ["---"] => self.flush(),
-            [sku, "is", ..] => {
-                self.flush();
-                let text = state_text(&sku_id(sku), &self.store);
-                self.said.push(text);
-                return;
-            }
-            _ => self.queue(line),
-        }
-        self.said.push(line.to_owned());
-    }
-
-    fn own(&mut self, user: &str, sku: &str, units: &str, status: Status) {
-        let (sku, quantity) = (sku_id(sku), number(units));
-        let stock = self.store.skus.get_mut(&sku).expect("`sku` comes before `held` and `sold`");
-        match status {
-            Status::Reserved => stock.reserved += quantity,
-            _ => stock.sold += quantity,
-        }
-        let id = Uuid::from_u128(u128::MAX - self.store.reservations.len() as u128);
-        let row = Reservation {
-            user: user_id(user),
-            sku,
-            quantity: Quantity::new(quantity.try_into().expect("small")).expect("1 to 1000 units"),
-            status,
-            version: 1,
-            expires_at: Some(1_000_000_000),
-            extensions: 0,
-            extension_seconds: 0,
-            changed_at: None,
-            payment_ref: None,
-            is_late: false,
-            note: None,
-            metadata: None,
-        };
-        self.store.reservations.insert(id, row);
-    }
-
-    fn queue(&mut self, line: &str) {
-        let (asked, _) = line.split_once(" -> ").unwrap_or_else(|| panic!("an arrow and a verdict: {line}"));
-        let mut words: Vec<&str> = asked.split(' ').collect();
-        if let Some(at) = words[0].strip_prefix('@') {
-            self.at = number(at);
-            words.remove(0);
-        }
-        let command = match words[..] {
-            ["bytes"] => Err(Unfit { id: None, reason: PoisonReason::Malformed }),
-            ["bytes", id] => Err(Unfit { id: Some(named_id(id)), reason: PoisonReason::Malformed }),
-            ["configure", id, sku, ..] => Ok(Command::Configure(configure_from(id, sku, line))),
-            [id, user, sku, units] => Ok(Command::Reserve(Reserve {
-                id: named_id(id),
-                user: user_id(user),
-                sku: sku_id(sku),
-                quantity: u32::try_from(number(units)).ok().and_then(Quantity::new).expect("1 to 1000 units"),
-                metadata: None,
-            })),
-            _ => panic!("no such line: {line}"),
-        };
-        let place = Place { offset: self.offset, index: 0 };
-        self.offset += 1;
-        self.batch.push((Logged { place, at: self.at, command }, self.said.len()));
-    }
-
-    fn flush(&mut self) {
-        let (commands, lines): (Vec<Logged>, Vec<usize>) = std::mem::take(&mut self.batch).into_iter().unzip();
-        for (decision, line) in self.store.run(&commands).iter().zip(lines) {
-            let (asked, expected) = self.said[line].split_once(" -> ").expect("was looked at when it was read");
-            self.said[line] = format!("{asked} -> {}", verdict_text(decision, expected));
-        }
-    }
-}
-
-fn verdict_text(decision: &Decision, expected: &str) -> String {
-    let mut text = match &decision.verdict {
-        Verdict::Reserved { expires_at } if expected.contains("until=") => format!("RESERVED until={expires_at}"),
-        Verdict::Reserved { .. } => "RESERVED".to_owned(),
-        Verdict::Rejected(rejection) => format!("{} {}", rejection.code(), rejection_text(rejection)),
-        Verdict::Configured { created: true, settings_version } => format!("CREATED version={settings_version}"),
-        Verdict::Configured { created: false, settings_version } => format!("CHANGED version={settings_version}"),
-        Verdict::Refused(refusal @ Refusal::SettingsChanged { settings_version }) => {
-            format!("{} version={settings_version}", refusal.code())
-        }
-        Verdict::Refused(refusal @ Refusal::StockChanged { on_hand }) => {
-            format!("{} on_hand={on_hand}", refusal.code())
-        }
-        Verdict::Duplicate => "DUPLICATE".to_owned(),
-        Verdict::Poison(reason) => reason.code().to_owned(),
-        other => format!("{other:?}"),
-    };
-    if expected.contains(" at=") {
-        text.push_str(&format!(" at={}", decision.at));
-    }
-    text
-}
-
-fn rejection_text(rejection: &Rejection) -> String {
-    match rejection {
-        Rejection::SalePaused => String::new(),
-        Rejection::SaleNotStarted { starts_at } => format!("starts={starts_at}"),
-        Rejection::SaleEnded { ends_at } => format!("ends={ends_at}"),
-        Rejection::UserLimit { limit, remaining } => format!("limit={limit} remaining={remaining}"),
-        Rejection::SoldOut { available, holds_pending: true } => format!("available={available} holds_pending"),
-        Rejection::SoldOut { available, holds_pending: false } => format!("available={available}"),
-    }
-}
-
-fn state_text(id: &SkuId, store: &MemoryStore) -> String {
-    let Some(sku) = store.skus.get(id) else { return format!("{id} is unknown") };
-    let Sku { on_hand, reserved, sold, settings_version, movement_count, .. } = sku;
-    format!(
-        "{id} is on_hand={on_hand} reserved={reserved} sold={sold} version={settings_version} movements={movement_count}"
-    )
-}
-
-fn sku_from(line: &str) -> Sku {
-    Sku {
-        on_hand: value(line, "on_hand").expect("a SKU has a stock"),
-        reserved: 0,
-        sold: 0,
-        expired_through: 0,
-        is_paused: false,
-        settings: settings_from(line),
-        settings_version: value(line, "version").unwrap_or(1),
-        movement_count: 1,
-    }
-}
-
-fn configure_from(id: &str, sku: &str, line: &str) -> Configure {
-    let asked = line.split(" -> ").next().expect("split gives at least one part");
-    Configure {
-        id: named_id(id),
-        sku: sku_id(sku),
-        pin: value(asked, "pin").map_or(0, |pin| i32::try_from(pin).expect("a small number")),
-        seen_version: value(asked, "seen").expect("a configure says which version it saw"),
-        on_hand: value(asked, "on_hand"),
-        settings: settings_from(asked),
-    }
-}
-
-fn settings_from(line: &str) -> Settings {
-    let small = |name| value(line, name).map(|n| u32::try_from(n).expect("a small number"));
-    let defaults = Settings::default();
-    Settings {
-        user_limit: small("limit").unwrap_or(defaults.user_limit),
-        hold_seconds: small("hold").unwrap_or(defaults.hold_seconds),
-        starts_at: value(line, "starts"),
-        ends_at: value(line, "ends"),
-        late_payment: LatePayment::Rereserve,
-        ..defaults
-    }
-}
-
-/// The number after `name=`.
-fn value(line: &str, name: &str) -> Option<i64> {
-    line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')).map(number)
-}
-
-fn number(text: &str) -> i64 {
-    text.parse().unwrap_or_else(|_| panic!("a number, not {text}"))
-}
-
-/// The same word is the same id.
-fn named_id(word: &str) -> Uuid {
-    Uuid::from_u128(word.bytes().fold(0, |id, byte| id << 8 | u128::from(byte)))
-}
-
-fn user_id(text: &str) -> UserId {
-    UserId::parse(text).expect("a legal user id")
-}
-
-fn sku_id(text: &str) -> SkuId {
-    SkuId::parse(text).expect("a legal SKU id")
 }

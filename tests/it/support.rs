@@ -3,12 +3,14 @@
 #![allow(dead_code, reason = "not every topic uses every helper")]
 
 pub mod app;
+pub mod cases;
 pub mod commands;
 pub mod consumer;
 pub mod database;
 pub mod gate;
 pub mod kafka;
 pub mod life;
+pub mod logs;
 pub mod memory;
 pub mod proxy;
 pub mod redis;
