@@ -148,6 +148,7 @@ impl Refusal {
 pub struct Admission {
     catalogue: Catalogue,
     redis: Option<RedisCheck>,
+    cache: Option<Cache>,
     status: StatusReader,
 }
 
@@ -155,8 +156,13 @@ impl Admission {
     /// Starts the tasks that ask Redis for many requests at once; they end when the last handle is gone and what is queued is done.
     /// Without a `cache` everything is admitted unchecked. `status` looks up keyed requests that would be refused.
     pub fn start(cache: Option<Cache>, status: StatusReader, catalogue: Catalogue, tasks: &TaskTracker) -> Self {
-        let redis = cache.map(|cache| RedisCheck::start(cache, tasks));
-        Self { catalogue, redis, status }
+        let redis = cache.clone().map(|cache| RedisCheck::start(cache, tasks));
+        Self { catalogue, redis, cache, status }
+    }
+
+    /// Units of `sku` that `user` has asked for and that are not decided: a hint. `None` = nobody can say.
+    pub async fn undecided_units(&self, user: &UserId, sku: &SkuId, now: Millis) -> Option<u64> {
+        self.cache.as_ref()?.undecided_units(user, sku, now.div_euclid(60_000)).await.ok()
     }
 
     /// Decides whether `request` may go into the log. Waits about [`crate::limits::REDIS_DEADLINE`] for Redis at most; for unknown SKUs

@@ -25,6 +25,7 @@ mod connection;
 mod effects;
 pub mod message;
 mod settle;
+mod undecided;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -201,6 +202,14 @@ impl Cache {
     /// [`CacheError::Url`].
     pub fn new(redis_url: &str, prefix: &str) -> Result<Self, CacheError> {
         Self::with_deadline(redis_url, prefix, limits::REDIS_DEADLINE)
+    }
+
+    /// Units of `sku` that `user` has asked for lately and that are not decided, as far as is known here; `minute` is the present one.
+    ///
+    /// # Errors
+    /// [`CacheError`] within [`limits::REDIS_BACKGROUND_DEADLINE`].
+    pub async fn undecided_units(&self, user: &UserId, sku: &SkuId, minute: i64) -> Result<u64, CacheError> {
+        undecided::read(&self.inner, user, sku, minute).await
     }
 
     /// The same with another deadline for the calls on the path of a request: tests on a busy machine are not about it.

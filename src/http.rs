@@ -1,7 +1,7 @@
 //! HTTP: the first and the last module that a request meets.
 //!
 //! Two listeners. The public one serves buyers: `reserve` (parse, admit, publish, answer), `reservations` (follow),
-//! `reservation_commands` (confirm, cancel, extend), `skus` (look). The admin one serves operators and probes: `admin_skus` (look),
+//! `reservation_commands` (confirm, cancel, extend), `events` (follow as a stream), `lists`, `skus` (look). The admin one serves operators and probes: `admin_skus` (look),
 //! `sku_changes`, [`health`]. [`mod@frame`] surrounds every request of both; [`problem`] is the
 //! one place that knows how an error looks; `openapi` documents all of it, and `/docs` shows it.
 //!
@@ -20,7 +20,10 @@ pub mod views;
 
 mod admin_skus;
 mod connection;
+mod events;
+mod lists;
 mod openapi;
+mod query;
 mod refusals;
 mod reservation_commands;
 mod reservations;
@@ -43,6 +46,7 @@ use utoipa_swagger_ui::SwaggerUi;
 pub use app::{App, SharedApp};
 pub use connection::Patience;
 pub use health::{Flag, Health, Operations};
+pub(crate) use query::{parse_cursor, parse_status};
 pub(crate) use refusals::told;
 pub use server::{serve, serve_with};
 pub(crate) use sku_bodies::parse_time;
@@ -61,6 +65,9 @@ fn public_routes() -> OpenApiRouter<SharedApp> {
         .routes(routes!(reservation_commands::cancel))
         .routes(routes!(reservation_commands::extend))
         .routes(routes!(reservation_commands::get_command))
+        .routes(routes!(events::get_events))
+        .routes(routes!(lists::get_limits))
+        .routes(routes!(lists::list_of_user))
         .routes(routes!(skus::get_sku))
 }
 
@@ -68,6 +75,7 @@ fn sku_admin_routes() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::with_openapi(openapi::base("flashsale, for operators"))
         .routes(routes!(sku_changes::put_sku, sku_changes::patch_sku, admin_skus::get_sku))
         .routes(routes!(admin_skus::list_skus))
+        .routes(routes!(lists::list_for_operators))
         .routes(routes!(sku_changes::adjust_sku))
         .routes(routes!(sku_changes::pause_sku))
         .routes(routes!(sku_changes::resume_sku))

@@ -169,6 +169,10 @@ pub const COMPONENTS_MAX: usize = 64;
 /// A refusal before a sale's start tells its client to come back up to so many seconds after it: a crowd that was told one instant would
 /// come as one wave.
 pub const SALE_START_JITTER_SECONDS_MAX: u64 = 3;
+/// Open event streams of one process; beyond it 503 `OVERLOADED`. Each is read again every [`WAITER_SWEEP_EVERY`], 250 in one query.
+pub const EVENT_STREAMS_MAX: usize = 5_000;
+/// How often a silent event stream says that it is alive: proxies close what is silent for a minute.
+pub const EVENTS_HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// How far API clocks may be from the log's: within this margin around a sale's start and end the log decides.
 pub const SALE_WINDOW_MARGIN: Duration = Duration::from_secs(2);
 
@@ -371,6 +375,8 @@ pub const READ_DEADLINE: Duration = Duration::from_secs(2);
 pub const STATUS_READ_MAX: usize = 250;
 /// Reads waiting for a query; beyond it 503 `STATUS_UNAVAILABLE`.
 pub const STATUS_QUEUE_MAX: usize = 30_000;
+/// Lists that walk the table of reservations at once, of one process: they must not take the connections of everybody else.
+pub const LIST_WALKS_AT_ONCE: usize = 2;
 /// Queries of the status reader at once: a slow one must not stop all others.
 pub const STATUS_READS_AT_ONCE: usize = 4;
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Counter;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::ids::Ticket;
 use crate::kafka::LogEnds;
 use crate::limits;
-use crate::store::{PartitionRow, ReservationRow, Store};
+use crate::store::{PartitionRow, ReservationFilter, ReservationRow, Store};
 use crate::telemetry::metrics::STATUS_NOT_FOUND_AFTER_TICKET;
 
 use landing::Landing;
@@ -82,6 +82,8 @@ pub struct StatusReader {
     progress: Arc<Progress>,
     landing: Arc<Landing>,
     clock: Arc<dyn Clock>,
+    store: Store,
+    walks: Arc<Semaphore>,
     not_found_after_ticket: Counter,
     _tasks: TaskTracker,
 }
@@ -94,10 +96,11 @@ impl StatusReader {
         let progress = Arc::new(Progress::default());
         let tasks = TaskTracker::new();
         tasks.spawn(reads::serve(store.clone(), Arc::clone(&progress), read_asks));
-        tasks.spawn(absence::serve(store, log_ends.clone(), proof_asks));
+        tasks.spawn(absence::serve(store.clone(), log_ends.clone(), proof_asks));
         let not_found_after_ticket = metrics::counter!(STATUS_NOT_FOUND_AFTER_TICKET);
         let landing = Arc::new(Landing::default());
-        Self { reads, proofs, log_ends, progress, landing, clock, not_found_after_ticket, _tasks: tasks }
+        let walks = Arc::new(Semaphore::new(limits::LIST_WALKS_AT_ONCE));
+        Self { reads, proofs, log_ends, progress, landing, clock, store, walks, not_found_after_ticket, _tasks: tasks }
     }
 
     /// Positions and the id's row, read after this call began, together with whatever else is asked for.
@@ -111,6 +114,19 @@ impl StatusReader {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(StatusUnavailable),
         }
+    }
+
+    /// Decided reservations, see [`Store::list_reservations`]. Lists that have to walk the table wait for each other.
+    ///
+    /// # Errors
+    /// [`StatusUnavailable`], at the latest after twice [`limits::READ_DEADLINE`].
+    pub async fn list(&self, filter: &ReservationFilter) -> Result<Vec<ReservationRow>, StatusUnavailable> {
+        let turn = async { if filter.is_indexed() { None } else { self.walks.acquire().await.ok() } };
+        let Ok(_turn) = tokio::time::timeout(limits::READ_DEADLINE, turn).await else { return Err(StatusUnavailable) };
+        self.store.list_reservations(filter).await.map_err(|error| {
+            tracing::debug!(error = &error as &dyn std::error::Error, "could not list reservations");
+            StatusUnavailable
+        })
     }
 
     /// Where the reservation `id` stands; `ticket` is what the client shows, true or made up.
@@ -163,6 +179,11 @@ impl StatusReader {
     /// When a request at `ticket`, delivered just now, may expect its decision, by what is known without asking anybody.
     pub fn eta_of_delivered(&self, ticket: Ticket) -> Option<Duration> {
         self.progress.eta_of_delivered(ticket)
+    }
+
+    /// How many commands so many waiting records of `partition` hold, by what tickets of late have shown: an estimate.
+    pub fn commands_in(&self, partition: i32, records: i64) -> u64 {
+        self.progress.commands_in(partition, u64::try_from(records).unwrap_or(0))
     }
 
     /// No row was found at `partitions`: what does the ticket say?

@@ -9,6 +9,7 @@ mod catalogue;
 mod connect;
 mod dead_letters;
 mod last_effects;
+mod lists;
 mod memory;
 mod migrate;
 mod partitions;
@@ -29,6 +30,7 @@ use crate::inventory::{Sku, Status};
 
 pub use batch::{BatchError, BatchHead, BatchTransaction, SettledHold};
 pub use dead_letters::DeadLetter;
+pub use lists::{ReservationFilter, UserUnits};
 pub use migrate::migrate;
 pub use writer::{Claim, ClaimError, Standing, Writer, WriterConfig};
 

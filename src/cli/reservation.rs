@@ -6,14 +6,16 @@ use uuid::Uuid;
 use super::asking::{self, Asking};
 use super::sku::parse_seconds;
 use super::{Failure, pretty, print};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Millis, SystemClock};
 use crate::commands::reservations::{Change, ChangeError, ChangeReservation, Changed, ReservationCommands};
 use crate::config::{Config, Needs};
-use crate::http::views::ReservationView;
-use crate::ids::{IdempotencyKey, Note, PaymentRef, Ticket};
+use crate::http;
+use crate::http::views::{ReservationListView, ReservationView};
+use crate::ids::{IdempotencyKey, Note, PaymentRef, SkuId, Ticket, UserId};
+use crate::inventory::Status;
 use crate::limits;
 use crate::status::Found;
-use crate::store::Store;
+use crate::store::{ReservationFilter, Store};
 
 #[derive(Subcommand)]
 pub(super) enum Reservation {
@@ -46,6 +48,34 @@ pub(super) enum Reservation {
         #[arg(long, value_parser = parse_key)]
         key: Option<IdempotencyKey>,
     },
+    /// List reservations in the order of their ids
+    List(ListArgs),
+}
+
+#[derive(Args)]
+pub(super) struct ListArgs {
+    /// Only of this user
+    #[arg(long, value_parser = UserId::parse)]
+    user: Option<UserId>,
+    /// Only of this SKU
+    #[arg(long, value_parser = SkuId::parse)]
+    sku: Option<SkuId>,
+    /// Only in this state: RESERVED, REJECTED, CONFIRMED, CANCELLED or EXPIRED
+    #[arg(long, value_parser = http::parse_status)]
+    status: Option<Status>,
+    /// Only those whose hold ends before this time, RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = http::parse_time)]
+    expires_before: Option<Millis>,
+    /// So many of them
+    #[arg(long, value_name = "N", default_value_t = limits::PAGE_ITEMS_DEFAULT, value_parser = parse_limit)]
+    limit: usize,
+    /// Begin where an earlier page ended
+    #[arg(long, value_parser = http::parse_cursor)]
+    cursor: Option<Uuid>,
+}
+
+fn parse_limit(text: &str) -> Result<usize, &'static str> {
+    text.parse().ok().filter(|n| (1..=limits::PAGE_ITEMS_MAX).contains(n)).ok_or("must be 1 to 500")
 }
 
 #[derive(Args)]
@@ -84,6 +114,7 @@ impl Reservation {
             }
             Self::Cancel { which, note } => change(&asking, which, Change::Cancel(note), None, is_json).await,
             Self::Extend { which, by, key } => change(&asking, which, Change::Extend(by), key, is_json).await,
+            Self::List(args) => list(&asking, args, is_json).await,
         };
         asking.end().await;
         ended
@@ -97,7 +128,23 @@ async fn show(asking: &Asking, which: Which, is_json: bool) -> Result<(), Failur
         Found::Absent => return Err(unknown(which.id)),
         Found::Unavailable => return Err(Failure::unavailable_because("the reservation can't be read now")),
     };
-    tell(&[view], is_json, true)
+    tell_one(view, is_json)
+}
+
+async fn list(asking: &Asking, args: ListArgs, is_json: bool) -> Result<(), Failure> {
+    let ListArgs { user, sku, status, expires_before, limit, cursor } = args;
+    // One more tells whether there is a next page.
+    let filter = ReservationFilter { user, sku, status, expires_before, after: cursor, limit: limit + 1 };
+    let rows = asking.status.list(&filter).await.map_err(|error| Failure::unavailable(&error))?;
+    let page = ReservationListView::of(rows, limit, SystemClock.now());
+    if is_json {
+        return print(pretty(&page));
+    }
+    tell(&page.items)?;
+    match page.next_cursor {
+        Some(cursor) => print(format!("more: --cursor {cursor}")),
+        None => Ok(()),
+    }
 }
 
 async fn change(
@@ -111,7 +158,7 @@ async fn change(
     let Which { id, ticket } = which;
     let request_id = asking::request_id();
     match commands.change(ChangeReservation { id, ticket, change, key, request_id }).await {
-        Ok(Changed::Done(row)) => tell(&[ReservationView::decided(&row, SystemClock.now())], is_json, true),
+        Ok(Changed::Done(row)) => tell_one(ReservationView::decided(&row, SystemClock.now()), is_json),
         Ok(Changed::Refused(refusal)) => Err(asking::refused(&refusal)),
         Ok(Changed::Undecided { id, ticket }) => Err(asking::undecided(id, ticket)),
         Err(ChangeError::UnknownReservation) => Err(unknown(id)),
@@ -126,14 +173,12 @@ fn unknown(id: Uuid) -> Failure {
     Failure::refused(format!("UNKNOWN_RESERVATION: there is no reservation {id}"))
 }
 
-/// One as an object or several as a list, or as a table for people.
-fn tell(views: &[ReservationView], is_json: bool, is_single: bool) -> Result<(), Failure> {
-    if is_json {
-        return match views {
-            [single] if is_single => print(pretty(single)),
-            several => print(pretty(&several)),
-        };
-    }
+fn tell_one(view: ReservationView, is_json: bool) -> Result<(), Failure> {
+    if is_json { print(pretty(&view)) } else { tell(&[view]) }
+}
+
+/// A table for people.
+fn tell(views: &[ReservationView]) -> Result<(), Failure> {
     print(format!("{:<36} {:<9} {:<24} {:<24} {:>5}  {}", "ID", "STATUS", "USER", "SKU", "UNITS", "WHAT"))?;
     for view in views {
         let what = [&view.reason, &view.payment_ref, &view.cancel_note, &view.expires_at, &view.expired_at];

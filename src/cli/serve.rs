@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -181,6 +182,7 @@ impl Api {
             sku_reads: SkuReads::start(store.clone(), &services),
             clock: Arc::clone(clock),
             publishes: TaskTracker::new(),
+            event_streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS_MAX)),
             stop_waiting: stop_waiting.clone(),
         };
         let stop = background.stop();

@@ -26,7 +26,9 @@ pub(super) async fn get_sku(
     headers::no_parameters(query.as_deref())?;
     let entry = app.admin.load(&sku).await.map_err(|e| unreadable(&e))?.ok_or_else(unknown_sku)?;
     let partitions = app.store.load_partitions().await.map_err(|e| unreadable(&e))?;
-    Ok(Json(view_with(&app, &entry, &partitions)))
+    let view = view_with(&app, &entry, &partitions);
+    let queued = view.queued.or_else(|| queued_of(&app, &entry));
+    Ok(Json(AdminSkuView { queued, ..view }))
 }
 
 /// List SKUs.
@@ -69,4 +71,11 @@ fn view_with(app: &App, entry: &CatalogueEntry, partitions: &[PartitionRow]) -> 
     }
     let lag = LagView { records: Some(lag.records(entry.partition)), age: Some(lag.age(entry.partition)) };
     AdminSkuView::of(entry, partition, lag, app.clock.now())
+}
+
+/// Commands of the SKU that wait, if all that wait in its partition are its own.
+fn queued_of(app: &App, entry: &CatalogueEntry) -> Option<u64> {
+    let shares = |other: &CatalogueEntry| other.partition == entry.partition && other.sku_id != entry.sku_id;
+    let is_alone = !app.catalogue.entries().iter().any(|other| shares(other));
+    is_alone.then(|| app.status.commands_in(entry.partition, app.catalogue.lag().records(entry.partition)))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::HeaderValue;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     /// Publishes that must end well although their client is gone; waited for at shutdown.
     pub publishes: TaskTracker,
+    /// Places for open event streams: [`crate::limits::EVENT_STREAMS_MAX`].
+    pub event_streams: Arc<Semaphore>,
     /// Cancelled = the process stops: whoever waits for a decision is told what is known now.
     pub stop_waiting: CancellationToken,
 }

@@ -262,6 +262,8 @@ problems! {
         Code::UserLimit, Code::IdempotencyKeyReused, Code::Halted, Code::SalePaused, Code::QueueUnavailable, Code::StatusUnavailable];
     /// Of `GET /v1/reservations/{id}`.
     ReservationProblems = &[Code::InvalidTicket, Code::InvalidParameter, Code::UnknownReservation, Code::StatusUnavailable];
+    /// Of `GET /v1/reservations/{id}/events`.
+    EventsProblems = &[Code::InvalidTicket, Code::InvalidParameter, Code::UnknownReservation, Code::StatusUnavailable];
     /// Of `POST /v1/reservations/{id}/confirm`.
     ConfirmProblems = BODY, CHANGE, &[Code::PaidUnfulfilled];
     /// Of `POST /v1/reservations/{id}/cancel`.
@@ -271,6 +273,10 @@ problems! {
     /// Of a reservation's command's status.
     ReservationCommandProblems = &[
         Code::InvalidTicket, Code::InvalidParameter, Code::UnknownReservation, Code::UnknownCommand, Code::StatusUnavailable];
+    /// Of `GET /v1/users/{user}/limits`.
+    LimitsProblems = &[Code::InvalidParameter, Code::InvalidField, Code::UnknownSku, Code::StatusUnavailable];
+    /// Of `GET /v1/users/{user}/reservations`.
+    UserListProblems = &[Code::InvalidParameter, Code::InvalidField, Code::StatusUnavailable];
     /// Of `GET /v1/skus/{sku}`.
     SkuProblems = &[Code::InvalidParameter, Code::UnknownSku, Code::StatusUnavailable];
     /// Of every call of an operator.
@@ -285,7 +291,7 @@ problems! {
     AdjustProblems = BODY, CHANGE_SKU, &[Code::StockChanged, Code::BelowCommitted, Code::AboveMaximum];
     /// Of `GET /v1/admin/skus/{sku}`.
     AdminReadProblems = &[Code::Unauthenticated, Code::InvalidParameter, Code::UnknownSku, Code::StatusUnavailable];
-    /// Of `GET /v1/admin/skus`.
+    /// Of `GET /v1/admin/skus` and `GET /v1/admin/reservations`.
     AdminListProblems = &[Code::Unauthenticated, Code::InvalidParameter, Code::StatusUnavailable];
     /// Of a command's status.
     CommandProblems = &[

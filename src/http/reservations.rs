@@ -72,12 +72,16 @@ pub(super) fn unknown_reservation() -> Problem {
 }
 
 /// What is to be told, before it is told whether the client has it already.
-enum Reading {
+pub(super) enum Reading {
     Decided(ReservationRow),
     Queued(ReservationView),
 }
 
-async fn read(app: &App, id: Uuid, ticket: Option<Ticket>) -> Result<Reading, Problem> {
+/// Where the reservation stands.
+///
+/// # Errors
+/// 404 `UNKNOWN_RESERVATION`, 503 `STATUS_UNAVAILABLE`.
+pub(super) async fn read(app: &App, id: Uuid, ticket: Option<Ticket>) -> Result<Reading, Problem> {
     match app.status.find(id, ticket).await {
         Found::Decided(row) => Ok(Reading::Decided(*row)),
         Found::Queued(queued) => {

@@ -7,10 +7,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::query::cursor_after;
 use crate::clock::{Millis, rfc3339};
-use crate::ids::Ticket;
+use crate::ids::{Ticket, UserId};
 use crate::inventory::{LatePayment, Status};
-use crate::store::{CatalogueEntry, PartitionRow, ReservationRow};
+use crate::store::{CatalogueEntry, PartitionRow, ReservationRow, UserUnits};
 
 /// A request that was accepted into the log: the body of a 202.
 #[derive(Debug, Serialize, ToSchema)]
@@ -288,7 +289,7 @@ pub struct AdminSkuView {
     pub settings_version: i64,
     /// The partition whose writer owns the SKU.
     pub pinned_partition: i32,
-    /// Commands of this SKU that wait; only known to be 0 when nothing waits in its partition.
+    /// Commands of this SKU that wait: an estimate, and only if no other SKU shares its partition or nothing waits there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queued: Option<u64>,
     /// The next offset that its partition decides.
@@ -364,6 +365,65 @@ pub struct SkuListView {
     /// Where the next page begins; absent = this is the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+}
+
+/// One page of reservations.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReservationListView {
+    /// In the order of their ids.
+    pub items: Vec<ReservationView>,
+    /// Where the next page begins; absent = this is the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+impl ReservationListView {
+    /// The first `limit` of these rows; one more tells that there is a next page.
+    pub fn of(mut rows: Vec<ReservationRow>, limit: usize, now: Millis) -> Self {
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_cursor = rows.last().filter(|_| has_more).map(|last| cursor_after(last.id));
+        Self { items: rows.iter().map(|row| ReservationView::decided(row, now)).collect(), next_cursor }
+    }
+}
+
+/// What a user has of a SKU, and may still ask for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LimitsView {
+    /// The user.
+    pub user_id: String,
+    /// The SKU.
+    pub sku_id: String,
+    /// Units that one user may hold or own.
+    pub limit: u32,
+    /// Units held.
+    pub reserved: i64,
+    /// Units owned.
+    pub sold: i64,
+    /// Units asked for and not decided: a hint; absent while nobody can say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued: Option<u64>,
+    /// Units that the user may still ask for, if all that is queued is granted.
+    pub remaining: i64,
+}
+
+impl LimitsView {
+    /// A user's units of a SKU.
+    pub fn of(user: &UserId, entry: &CatalogueEntry, units: UserUnits, queued: Option<u64>) -> Self {
+        let limit = entry.sku.settings.user_limit;
+        let asked_for = i64::try_from(queued.unwrap_or(0)).unwrap_or(i64::MAX);
+        let used = (units.reserved + units.sold).saturating_add(asked_for);
+        Self {
+            user_id: user.to_string(),
+            sku_id: entry.sku_id.to_string(),
+            limit,
+            reserved: units.reserved,
+            sold: units.sold,
+            queued,
+            // A limit may have been lowered below what the user already has.
+            remaining: (i64::from(limit) - used).max(0),
+        }
+    }
 }
 
 /// A command that is not decided yet: the body of a 202.

@@ -65,6 +65,11 @@ impl Progress {
         }
     }
 
+    /// Commands in so many records of the partition.
+    pub(super) fn commands_in(&self, partition: i32, records: u64) -> u64 {
+        self.lock().get(&partition).map_or(records, |seen| seen.commands_in(records))
+    }
+
     /// The time to expect for a ticket that was delivered just now, by the last position seen.
     pub(super) fn eta_of_delivered(&self, ticket: Ticket) -> Option<Duration> {
         let partitions = self.lock();

@@ -16,6 +16,16 @@ use crate::ids::{Place, Ticket};
 use crate::inventory::{PoisonReason, Status};
 use crate::limits;
 
+/// The columns of `reservation_now` that [`reservation_of`] reads, in the order that a UNION needs.
+macro_rules! reservation_columns {
+    () => {
+        "reservation_id, user_id, sku_id, quantity, status, reason, available, holds_pending, user_limit, remaining, \
+         version, log_time, expires_at, partition, log_offset, log_index, metadata, changed_at, \
+         extensions_max - extensions AS extensions_left, is_late, payment_ref, note"
+    };
+}
+pub(super) use reservation_columns;
+
 impl Store {
     /// Positions, then the decided ones of `ids` (at most [`limits::STATUS_READ_MAX`]).
     ///
@@ -33,17 +43,15 @@ impl Store {
             .bind(&*self.topic)
             .fetch_all(&mut *conn)
             .await?;
-            let rows = sqlx::query(
-                "/* load_statuses */
-                 SELECT reservation_id, user_id, sku_id, quantity, status, reason, available, holds_pending, user_limit, remaining,
-                        version, log_time, expires_at, partition, log_offset, log_index, metadata, changed_at,
-                        extensions_max - extensions AS extensions_left, is_late, payment_ref, note
-                 FROM reservation_now WHERE reservation_id = ANY($1)
+            let rows = sqlx::query(concat!(
+                "/* load_statuses */ SELECT ",
+                reservation_columns!(),
+                " FROM reservation_now WHERE reservation_id = ANY($1)
                  UNION ALL
                  SELECT command_id, NULL, NULL, NULL, 2::smallint, reason, NULL, NULL, NULL, NULL,
                         1, log_time, NULL, partition, log_offset, log_index, NULL, NULL, NULL, false, NULL, NULL
-                 FROM poison WHERE command_id = ANY($1) AND command_id IS NOT NULL",
-            )
+                 FROM poison WHERE command_id = ANY($1) AND command_id IS NOT NULL"
+            ))
             .bind(ids)
             .fetch_all(&mut *conn)
             .await?;
@@ -101,7 +109,8 @@ fn reservations_of(rows: &[PgRow]) -> Result<HashMap<Uuid, ReservationRow>, Stor
     Ok(found)
 }
 
-fn reservation_of(row: &PgRow) -> Result<ReservationRow, StoreError> {
+/// Reads a row with these columns, whichever statement it comes from.
+pub(super) fn reservation_of(row: &PgRow) -> Result<ReservationRow, StoreError> {
     let unreadable = |source| StoreError::Query { attempt: "read a reservation's row", source };
     let number: i16 = row.try_get("status").map_err(unreadable)?;
     let status = Status::from_number(number)

@@ -20,6 +20,7 @@ mod e2e_faults;
 mod e2e_operators;
 mod e2e_sale;
 mod http_life;
+mod http_reads;
 mod http_refusals;
 mod http_reservations;
 mod http_server;

@@ -24,6 +24,7 @@ use flashsale::telemetry::metrics;
 use flashsale::waiters::{self, Waiters};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -90,6 +91,7 @@ impl Http {
             sku_reads: SkuReads::start(store, &services),
             clock,
             publishes: TaskTracker::new(),
+            event_streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS_MAX)),
             stop_waiting: stop.clone(),
         });
         let health = Health { stop: stop.clone(), ingress: Some(ingress), catalogue_loaded: None, consumer: None };
