@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use flashsale::inventory::Command;
+use flashsale::inventory::{Command, LatePayment};
 use futures_util::StreamExt;
 
 use crate::support::commands::{record, reserve};
@@ -112,6 +112,36 @@ async fn cancels_confirms_and_ends_of_a_thousand_holds_resolve_each_once() {
         Some("ALREADY_CANCELLED:334 ALREADY_CONFIRMED:333 CANCELLED:334 CONFIRMED:333"),
         "the third of each three was a duplicate"
     );
+    consumer.stop().await;
+    world.finish().await;
+}
+
+/// Payments that arrive as the holds end: the log's order decides, and each payment hears what became of its hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_payments_race_against_the_end_of_their_holds() {
+    let world = World::fresh(1).await;
+    let Command::Configure(mut create) = create_with_hold("s", 1_000, 1, 10) else { unreachable!("it creates") };
+    create.settings.late_payment = LatePayment::Reject;
+    world.publish(0, &[Command::Configure(create)]);
+    let holds = crowd("s", 1_000);
+    publish(&world, 0, &holds);
+    let consumer = world.consume();
+    wait_for("all are held", ENDED, async || world.db.number(HELD).await == 1_000).await;
+    let payments: Vec<Command> = holds.iter().map(|hold| confirm("s", hold, "p")).collect();
+    let left = "SELECT (extract(epoch FROM min(expires_at) - clock_timestamp()) * 1000)::bigint FROM reservation";
+    for (n, some) in payments.chunks(100).enumerate() {
+        // From well before the end to well after it.
+        let until = if n == 0 { 2_000 } else { 250 - 100 * n as i64 };
+        wait_for("the end is near", ENDED, async || world.db.number(left).await <= until).await;
+        publish(&world, 0, some);
+    }
+    let decided = "SELECT count(*) FROM command WHERE kind = 'confirm'";
+    wait_for("all payments have their answer", ENDED, async || world.db.number(decided).await == 1_000).await;
+    let contradictions = "SELECT count(*) FROM command c JOIN reservation_now r USING (reservation_id)
+        WHERE (c.result, r.status) NOT IN (('CONFIRMED', 3), ('HOLD_EXPIRED', 5)) OR (r.status = 3) <> (c.log_time < r.expires_at)";
+    assert_eq!(world.db.number(contradictions).await, 0);
+    let sold = world.db.number("SELECT sold FROM sku").await;
+    assert!((1..1_000).contains(&sold), "{sold} of 1,000 were in time: the race was none");
     consumer.stop().await;
     world.finish().await;
 }
