@@ -35,3 +35,4 @@ mod support;
 mod tidy;
 mod waiters_sweep;
 mod wire_bytes;
+mod wire_commands;

@@ -8,6 +8,7 @@ pub mod commands;
 pub mod consumer;
 pub mod database;
 pub mod gate;
+pub mod goldens;
 pub mod kafka;
 pub mod life;
 pub mod logs;

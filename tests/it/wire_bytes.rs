@@ -2,73 +2,38 @@
 //!
 //! A change that turns one of the golden tests red makes old logs unreadable: it needs a new version number instead.
 
-use flashsale::ids::{Quantity, SkuId, UserId};
-use flashsale::inventory::{Command, Configure, LatePayment, PoisonReason, Reserve, Settings, Unfit};
+use std::collections::BTreeSet;
+
+use flashsale::ids::{Metadata, Note, PaymentRef, Quantity, Reference, SkuId, UserId};
+use flashsale::inventory::{
+    Adjust, Cancel, Command, Configure, Confirm, Extend, LatePayment, Pause, Reserve, Settings, StockChange, Tick,
+};
 use flashsale::limits;
-use flashsale::wire::{DecodeError, EncodeError, Envelope, Record, Sent, decode, digest, encode};
+use flashsale::wire::{DecodeError, EncodeError, Envelope, Sent, decode, digest, encode};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use uuid::Uuid;
+
+use crate::support::goldens::{HEADER_OF_ONE, RESERVE, goldens, hex, record_of, reserve_sent, sku};
 
 // ---- golden bytes of version 1 ------------------------------------------------------------------------------------------------
 
-const HEADER_OF_ONE: &str = "
-    4653                     # FS
-    01                       # version
-    0100                     # one command
-    0a 736e65616b65722d3432  # sneaker-42
-";
-
-const RESERVE: &str = "
-    2700                              # 39 bytes follow
-    01                                # reserve
-    01990000 0000 7000 8000 000000000001
-    01287a6cc6600600                  # received 2026-11-21T10:00:00.000001Z, in microseconds
-    05 7265712d31                     # req-1
-    03 752d31                         # u-1
-    02000000                          # 2 units
-";
-
-const CONFIGURE_WITH_EVERYTHING: &str = "
-    5500                              # 85 bytes follow
-    02                                # configure
-    01990000 0000 7000 8000 000000000002
-    01287a6cc6600600
-    05 7265712d31                     # req-1
-    0900                              # pinned to partition 9
-    0100000000000000                  # saw version 1
-    01 6400000000000000               # 100 units
-    02000000 78000000                 # limit 2, hold 120 s
-    01 00698cfda1010000               # starts 2026-11-21T10:00:00.000Z, in milliseconds
-    01 8157c3fda1010000               # ends an hour and a millisecond later
-    01                                # late payments are rejected
-    03000000 58020000                 # 3 extensions, 600 s
-";
-
-const CONFIGURE_WITH_NOTHING_OPTIONAL: &str = "
-    3800                              # 56 bytes follow
-    02
-    01990000 0000 7000 8000 000000000003
-    0000000000000000
-    00                                # no request id
-    0000                              # pinned to partition 0
-    0700000000000000                  # saw version 7
-    00                                # stock not stated
-    01000000 0a000000                 # limit 1, hold 10 s
-    00                                # open at once
-    00                                # no end
-    00                                # late payments are reserved again
-    00000000 00000000                 # no extensions
-";
-
 #[test]
-fn wire_golden_reserve() {
-    check_golden(&[HEADER_OF_ONE, RESERVE], &[reserve_sent()]);
+fn wire_golden_commands() {
+    for (golden, sent) in goldens() {
+        check_golden(&[HEADER_OF_ONE, golden], &[sent]);
+    }
 }
 
 #[test]
-fn wire_golden_configure() {
-    check_golden(&[HEADER_OF_ONE, CONFIGURE_WITH_EVERYTHING], &[configure_sent()]);
-    check_golden(&[HEADER_OF_ONE, CONFIGURE_WITH_NOTHING_OPTIONAL], &[bare_configure_sent()]);
+fn wire_every_kind_has_golden_bytes_and_a_generator() {
+    let golden: BTreeSet<&str> = goldens().iter().map(|(_, sent)| sent.command.kind()).collect();
+    assert_eq!(golden, Command::KINDS.into_iter().collect(), "golden");
+    let mut runner = TestRunner::deterministic();
+    let mut one = || sent().new_tree(&mut runner).expect("the strategy rejects nothing").current();
+    let generated: BTreeSet<&str> = (0..200).map(|_| one().command.kind()).collect();
+    assert_eq!(generated, Command::KINDS.into_iter().collect(), "generated");
 }
 
 #[test]
@@ -79,10 +44,10 @@ fn wire_golden_record_of_fifty_commands() {
 }
 
 #[test]
-fn wire_golden_record_of_both_kinds() {
-    let parts =
-        ["4653 01 0300 0a 736e65616b65722d3432", CONFIGURE_WITH_EVERYTHING, RESERVE, CONFIGURE_WITH_NOTHING_OPTIONAL];
-    check_golden(&parts, &[configure_sent(), reserve_sent(), bare_configure_sent()]);
+fn wire_golden_record_of_all_kinds() {
+    let (texts, sent): (Vec<&str>, Vec<Sent>) = goldens().into_iter().unzip();
+    let header = format!("4653 01 {:02x}00 0a 736e65616b65722d3432", texts.len());
+    check_golden(&[&[&*header], &texts[..]].concat(), &sent);
 }
 
 #[test]
@@ -162,7 +127,7 @@ fn wire_refuses_bytes_that_are_no_record() {
 
 #[test]
 fn wire_refuses_every_record_that_is_cut_off() {
-    for golden in goldens() {
+    for golden in golden_records() {
         for len in 0..golden.len() {
             assert!(
                 matches!(decode(&golden[..len]), Err(DecodeError::Undecodable(_))),
@@ -173,106 +138,11 @@ fn wire_refuses_every_record_that_is_cut_off() {
     }
 }
 
-// ---- one bad command ----------------------------------------------------------------------------------------------------------
-
-#[test]
-fn wire_lets_a_bad_command_cost_none_of_its_neighbours() {
-    let good = command_bytes(RESERVE);
-    for (why, bad) in [
-        ("an unknown kind", changed(&good, 0, &[9])),
-        ("kind 0", changed(&good, 0, &[0])),
-        ("no units", changed(&good, good.len() - 4, &[0; 4])),
-        ("1001 units", changed(&good, good.len() - 4, &1001u32.to_le_bytes())),
-        ("a user with a space", changed(&good, good.len() - 5, b" ")),
-        ("a user that is not UTF-8", changed(&good, good.len() - 5, &[0xff])),
-        ("a user without a name", changed(&good, good.len() - 8, &[0])),
-        ("a request id that is not UTF-8", changed(&good, 30, &[0xff])),
-    ] {
-        check_bad_command(why, &bad, Some(reserve_sent().command.id()));
-    }
-}
-
-#[test]
-fn wire_takes_no_part_of_a_command_for_a_command() {
-    for golden in [RESERVE, CONFIGURE_WITH_EVERYTHING, CONFIGURE_WITH_NOTHING_OPTIONAL] {
-        let good = command_bytes(golden);
-        let id = Uuid::from_slice(&good[1..17]).expect("16 bytes");
-        for len in 0..good.len() {
-            check_bad_command(&format!("{len} of {} bytes", good.len()), &good[..len], (len >= 17).then_some(id));
-        }
-    }
-    // 7 bytes stand where 8 of a time should, and happen to read like a request id, a user and a quantity.
-    let id = "01990000 0000 7000 8000 000000000001";
-    let short = hex(&["01", id, "00 01 61 01000000"]);
-    check_bad_command("no time", &short, Some(Uuid::from_slice(&short[1..17]).expect("16 bytes")));
-    // A request id longer than the rest, which happens to read like a user and a quantity.
-    let long = hex(&["01", id, "01287a6cc6600600", "ff", "01 61 01000000"]);
-    check_bad_command("a request id cut off", &long, Some(Uuid::from_slice(&long[1..17]).expect("16 bytes")));
-}
-
-#[test]
-fn wire_takes_no_settings_on_trust() {
-    let good = || Configure { seen_version: 0, on_hand: Some(5), ..configure() };
-    let with = |settings: Settings| Configure { settings, ..good() };
-    let usual = Settings::default;
-    check_settings("the usual ones", &with(usual()), true);
-    check_settings("limit 0", &with(Settings { user_limit: 0, ..usual() }), false);
-    check_settings("limit 1000", &with(Settings { user_limit: 1000, ..usual() }), true);
-    check_settings("limit 1001", &with(Settings { user_limit: 1001, ..usual() }), false);
-    check_settings("hold 9 s", &with(Settings { hold_seconds: 9, ..usual() }), false);
-    check_settings("hold 10 s", &with(Settings { hold_seconds: 10, ..usual() }), true);
-    check_settings("hold 4 h", &with(Settings { hold_seconds: 14_400, ..usual() }), true);
-    check_settings("hold over 4 h", &with(Settings { hold_seconds: 14_401, ..usual() }), false);
-    check_settings("100 extensions", &with(Settings { extensions_max: 100, ..usual() }), true);
-    check_settings("101 extensions", &with(Settings { extensions_max: 101, ..usual() }), false);
-    check_settings("a day of extensions", &with(Settings { extension_seconds_max: 86_400, ..usual() }), true);
-    check_settings("over a day of extensions", &with(Settings { extension_seconds_max: 86_401, ..usual() }), false);
-    check_settings("open for 1 ms", &with(Settings { starts_at: Some(7), ends_at: Some(8), ..usual() }), true);
-    check_settings("open for 0 ms", &with(Settings { starts_at: Some(8), ends_at: Some(8), ..usual() }), false);
-    check_settings("ends before it starts", &with(Settings { starts_at: Some(9), ends_at: Some(8), ..usual() }), false);
-    check_settings("starts in year 9999", &with(Settings { starts_at: Some(253_402_300_799_999), ..usual() }), true);
-    check_settings(
-        "starts after year 9999",
-        &with(Settings { starts_at: Some(253_402_300_800_000), ..usual() }),
-        false,
-    );
-    check_settings("starts before year 0", &with(Settings { starts_at: Some(-62_167_219_200_001), ..usual() }), false);
-    check_settings("ends after all time", &with(Settings { ends_at: Some(i64::MAX), ..usual() }), false);
-    check_settings("ends before all time", &with(Settings { ends_at: Some(i64::MIN), ..usual() }), false);
-    check_settings("stock 0", &Configure { on_hand: Some(0), ..good() }, true);
-    check_settings("stock below 0", &Configure { on_hand: Some(-1), ..good() }, false);
-    check_settings("stock of 10^9", &Configure { on_hand: Some(1_000_000_000), ..good() }, true);
-    check_settings("stock over 10^9", &Configure { on_hand: Some(1_000_000_001), ..good() }, false);
-    check_settings("a creation without stock", &Configure { on_hand: None, ..good() }, false);
-    check_settings("a change without stock", &Configure { seen_version: 1, on_hand: None, ..good() }, true);
-    check_settings("a version below 0", &Configure { seen_version: -1, ..good() }, false);
-
-    let bytes = command_bytes(CONFIGURE_WITH_EVERYTHING);
-    let id = Uuid::from_slice(&bytes[1..17]).expect("16 bytes");
-    check_bad_command("a third kind of late payment", &changed(&bytes, bytes.len() - 9, &[2]), Some(id));
-    check_bad_command("a presence of 2", &changed(&bytes, 41, &[2]), Some(id));
-}
-
-#[test]
-fn wire_skips_fields_that_a_later_build_appended() {
-    for (golden, sent) in [
-        (RESERVE, reserve_sent()),
-        (CONFIGURE_WITH_EVERYTHING, configure_sent()),
-        (CONFIGURE_WITH_NOTHING_OPTIONAL, bare_configure_sent()),
-    ] {
-        for appended in [&[0][..], &[0xff; 3], b"anything at all"] {
-            let longer = [&command_bytes(golden)[..], appended].concat();
-            let bytes = record_bytes(&[&command_bytes(RESERVE), &longer, &command_bytes(RESERVE)]);
-            assert_eq!(decode(&bytes), Ok(record_of(&[reserve_sent(), sent.clone(), reserve_sent()])));
-        }
-    }
-}
-
 // ---- any bytes ----------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn wire_never_panics_on_damaged_records() {
-    let goldens = goldens();
+    let goldens = golden_records();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut good = 0;
     for _ in 0..60_000 {
@@ -331,126 +201,31 @@ fn assert_reads_like_its_own(bytes: &[u8]) -> bool {
 #[track_caller]
 fn check_golden(parts: &[&str], sent: &[Sent]) {
     let bytes = hex(parts);
-    assert_eq!(encode(&sku(), sent.iter()).map(|b| hex_text(&b)), Ok(hex_text(&bytes)), "written");
+    assert_eq!(encode(&sku(), sent.iter()).map(|b| hex_text(&b)), Ok(hex_text(&bytes)), "written: {sent:?}");
     assert_eq!(decode(&bytes), Ok(record_of(sent)), "read");
-}
-
-/// Between two good commands, this one is unfit and the others are not.
-#[track_caller]
-fn check_bad_command(why: &str, bad: &[u8], id: Option<Uuid>) {
-    let bytes = record_bytes(&[&command_bytes(RESERVE), bad, &command_bytes(CONFIGURE_WITH_EVERYTHING)]);
-    let record = decode(&bytes).unwrap_or_else(|error| panic!("{why}: {error}"));
-    let good = record_of(&[reserve_sent(), configure_sent()]).commands;
-    assert_eq!([&record.commands[0], &record.commands[2]], [&good[0], &good[1]], "{why}: the neighbours");
-    assert_eq!(record.commands[1].command, Err(Unfit { id, reason: PoisonReason::Malformed }), "{why}");
-}
-
-#[track_caller]
-fn check_settings(why: &str, configure: &Configure, is_good: bool) {
-    let command = Command::Configure(configure.clone());
-    let sent = Sent { received_at_us: 0, request_id: String::new(), command: command.clone() };
-    let record = decode(&encode(&sku(), [sent].iter()).expect("the writer trusts its caller")).expect("a whole record");
-    let expected =
-        if is_good { Ok(command) } else { Err(Unfit { id: Some(configure.id), reason: PoisonReason::Malformed }) };
-    assert_eq!(record.commands[0].command, expected, "{why}");
-}
-
-/// Hexadecimal digits; spaces mean nothing, and what follows `#` on a line is a comment.
-fn hex(parts: &[&str]) -> Vec<u8> {
-    let lines = parts.iter().flat_map(|part| part.lines()).map(|line| line.split('#').next().unwrap_or(""));
-    let digits: Vec<u8> =
-        lines.flat_map(str::chars).filter_map(|c| c.to_digit(16)).map(|d| u8::try_from(d).expect("under 16")).collect();
-    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
 fn hex_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn goldens() -> Vec<Vec<u8>> {
-    let mixed =
-        ["4653 01 0300 0a 736e65616b65722d3432", RESERVE, CONFIGURE_WITH_EVERYTHING, CONFIGURE_WITH_NOTHING_OPTIONAL];
-    vec![hex(&[HEADER_OF_ONE, RESERVE]), hex(&[HEADER_OF_ONE, CONFIGURE_WITH_EVERYTHING]), hex(&mixed)]
-}
-
-/// A golden command without its size.
-fn command_bytes(golden: &str) -> Vec<u8> {
-    hex(&[golden]).split_off(2)
-}
-
-fn record_bytes(commands: &[&[u8]]) -> Vec<u8> {
-    let count = u16::try_from(commands.len()).expect("few");
-    let mut bytes = [b"FS\x01", &count.to_le_bytes()[..], b"\x0asneaker-42"].concat();
-    for command in commands {
-        bytes.extend(u16::try_from(command.len()).expect("short").to_le_bytes());
-        bytes.extend_from_slice(command);
-    }
-    bytes
-}
-
-fn changed(bytes: &[u8], at: usize, to: &[u8]) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    bytes[at..at + to.len()].copy_from_slice(to);
-    bytes
-}
-
-fn record_of(sent: &[Sent]) -> Record {
-    let commands = sent.iter().map(|sent| Envelope {
-        received_at_us: sent.received_at_us,
-        request_id: sent.request_id.clone(),
-        command: Ok(sent.command.clone()),
-    });
-    Record { sku: sku(), commands: commands.collect() }
-}
-
-fn sku() -> SkuId {
-    SkuId::parse("sneaker-42").expect("legal")
-}
-
-fn golden_id(last: u128) -> Uuid {
-    Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + last)
-}
-
-fn reserve_sent() -> Sent {
-    let user = UserId::parse("u-1").expect("legal");
-    let quantity = Quantity::new(2).expect("legal");
-    let command = Command::Reserve(Reserve { id: golden_id(1), user, sku: sku(), quantity, metadata: None });
-    Sent { received_at_us: 1_795_255_200_000_001, request_id: "req-1".to_owned(), command }
-}
-
-fn configure() -> Configure {
-    let settings = Settings {
-        user_limit: 2,
-        hold_seconds: 120,
-        starts_at: Some(1_795_255_200_000),
-        ends_at: Some(1_795_258_800_001),
-        late_payment: LatePayment::Reject,
-        extensions_max: 3,
-        extension_seconds_max: 600,
-    };
-    Configure { id: golden_id(2), sku: sku(), pin: 9, seen_version: 1, on_hand: Some(100), settings }
-}
-
-fn configure_sent() -> Sent {
-    Sent { command: Command::Configure(configure()), ..reserve_sent() }
-}
-
-fn bare_configure_sent() -> Sent {
-    let settings = Settings {
-        user_limit: 1,
-        hold_seconds: 10,
-        starts_at: None,
-        ends_at: None,
-        late_payment: LatePayment::Rereserve,
-        extensions_max: 0,
-        extension_seconds_max: 0,
-    };
-    let bare = Configure { id: golden_id(3), sku: sku(), pin: 0, seen_version: 7, on_hand: None, settings };
-    Sent { received_at_us: 0, request_id: String::new(), command: Command::Configure(bare) }
+fn golden_records() -> Vec<Vec<u8>> {
+    let (texts, _): (Vec<&str>, Vec<Sent>) = goldens().into_iter().unzip();
+    let all = format!("4653 01 {:02x}00 0a 736e65616b65722d3432", texts.len());
+    let mut records: Vec<Vec<u8>> = texts.iter().map(|text| hex(&[HEADER_OF_ONE, text])).collect();
+    records.push(hex(&[&[&*all], &texts[..]].concat()));
+    records
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
-    let command = prop_oneof![any_reserve(), any_configure()];
+    let command = prop_oneof![
+        any_reserve(),
+        any_change(),
+        any_adjust(),
+        any_configure(),
+        any_pause(),
+        any::<u128>().prop_map(|id| Command::Tick(Tick { id: Uuid::from_u128(id), sku: sku() })),
+    ];
     let request_id = prop_oneof![Just(String::new()), "[ -~]{1,128}", "\\PC{0,32}"];
     (any::<i64>(), request_id, command).prop_map(|(received_at_us, request_id, command)| Sent {
         received_at_us,
@@ -460,11 +235,56 @@ fn sent() -> impl Strategy<Value = Sent> {
 }
 
 fn any_reserve() -> impl Strategy<Value = Command> {
-    (any::<u128>(), "[A-Za-z0-9._:-]{1,64}", 1..=limits::QUANTITY_MAX).prop_map(|(id, user, quantity)| {
+    let metadata = prop::option::of(prop::collection::btree_map("[a-z]{1,5}", "[ -~]{0,8}", 0..10));
+    let body = ("[A-Za-z0-9._:-]{1,64}", 1..=limits::QUANTITY_MAX, metadata);
+    (any::<u128>(), body).prop_map(|(id, (user, quantity, metadata))| {
         let user = UserId::parse(&user).expect("legal");
         let quantity = Quantity::new(quantity).expect("legal");
-        Command::Reserve(Reserve { id: Uuid::from_u128(id), user, sku: sku(), quantity, metadata: None })
+        let metadata = metadata.map(|map| {
+            let text = serde_json::to_string(&map).expect("a map of texts");
+            Metadata::parse(&text).expect("at most ten small members")
+        });
+        Command::Reserve(Reserve { id: Uuid::from_u128(id), user, sku: sku(), quantity, metadata })
     })
+}
+
+fn any_note() -> impl Strategy<Value = Note> {
+    "\\PC{1,200}".prop_filter_map("no control characters", |text| Note::parse(&text).ok())
+}
+
+/// Confirm, cancel or extend.
+fn any_change() -> impl Strategy<Value = Command> {
+    let body = ("[ -~]{1,128}", prop::option::of(any_note()), 1..=limits::HOLD_SECONDS_MAX);
+    (0..3u8, any::<u128>(), any::<u128>(), body).prop_map(|(kind, id, reservation, (payment, note, seconds))| {
+        let (id, reservation, sku) = (Uuid::from_u128(id), Uuid::from_u128(reservation), sku());
+        let payment_ref = PaymentRef::parse(&payment).expect("legal");
+        match kind {
+            0 => Command::Confirm(Confirm { id, reservation, sku, payment_ref }),
+            1 => Command::Cancel(Cancel { id, reservation, sku, note }),
+            _ => Command::Extend(Extend { id, reservation, sku, seconds }),
+        }
+    })
+}
+
+fn any_adjust() -> impl Strategy<Value = Command> {
+    let stock = || 0..=limits::ON_HAND_MAX;
+    let change = prop_oneof![
+        (1..=limits::ON_HAND_MAX).prop_map(StockChange::By),
+        (-limits::ON_HAND_MAX..=-1).prop_map(StockChange::By),
+        (stock(), stock()).prop_map(|(compare_on_hand, on_hand)| StockChange::To { compare_on_hand, on_hand }),
+    ];
+    (any::<u128>(), change, any_note(), prop::option::of("[ -~]{1,128}")).prop_map(|(id, change, note, reference)| {
+        let reference = reference.map(|text| Reference::parse(&text).expect("legal"));
+        Command::Adjust(Adjust { id: Uuid::from_u128(id), sku: sku(), change, note, reference })
+    })
+}
+
+fn any_pause() -> impl Strategy<Value = Command> {
+    (any::<u128>(), 1..i64::MAX, any::<bool>(), prop::option::of(any_note())).prop_map(
+        |(id, seen_version, pauses, note)| {
+            Command::Pause(Pause { id: Uuid::from_u128(id), sku: sku(), seen_version, pauses, note })
+        },
+    )
 }
 
 fn any_configure() -> impl Strategy<Value = Command> {
