@@ -14,6 +14,7 @@ mod consumer_partition;
 mod consumer_watch;
 mod decide_life;
 mod decide_properties;
+mod decide_states;
 mod decide_stock;
 mod decide_table;
 mod e2e_faults;

@@ -10,6 +10,7 @@ pub mod database;
 pub mod gate;
 pub mod goldens;
 pub mod kafka;
+pub mod laws;
 pub mod life;
 pub mod logs;
 pub mod memory;

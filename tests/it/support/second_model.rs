@@ -316,10 +316,9 @@ fn about_extend(past: &[Said], now: i64, asked: &Extend) -> Verdict {
         _ if story.extensions + 1 > settings.extensions_max
             || story.seconds + asked.seconds > settings.extension_seconds_max =>
         {
-            let left = |max: u32, used: u32| if used > max { 0 } else { max - used };
             Verdict::Refused(Refusal::ExtensionLimit {
-                extensions_left: left(settings.extensions_max, story.extensions),
-                seconds_left: left(settings.extension_seconds_max, story.seconds),
+                extensions_left: settings.extensions_max.saturating_sub(story.extensions),
+                seconds_left: settings.extension_seconds_max.saturating_sub(story.seconds),
             })
         }
         _ => Verdict::Extended { expires_at: story.ends.expect("a hold ends") + 1000 * i64::from(asked.seconds) },
