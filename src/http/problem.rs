@@ -22,6 +22,15 @@ pub enum Retry {
 }
 
 impl Retry {
+    /// In one word, for tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Never => "no",
+            Self::SameKey => "same key",
+            Self::NewKey => "new key",
+        }
+    }
+
     /// Advice for people.
     pub fn advice(self) -> &'static str {
         match self {
@@ -308,6 +317,7 @@ pub fn errors_page() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::{PoisonReason, Rejection};
 
     #[test]
     fn every_code_is_spelled_once_and_is_an_error() {
@@ -316,6 +326,42 @@ mod tests {
         for code in Code::ALL {
             assert!(code.status().is_client_error() || code.status().is_server_error(), "{code:?}");
             assert!(errors_page().contains(&format!("id=\"{}\"", code.anchor())));
+        }
+    }
+
+    /// The table of `docs/errors.md`.
+    fn table() -> String {
+        let line = |code: &Code| {
+            let (word, status) = (code.word(), code.status().as_u16());
+            format!("| {status} | `{word}` | {} | {} |\n", code.meaning(), code.retry().word())
+        };
+        Code::ALL.iter().map(line).collect()
+    }
+
+    #[test]
+    fn the_page_on_errors_says_what_the_code_says() {
+        let page = include_str!("../../docs/errors.md");
+        let lines: String = page.lines().filter(|line| line.starts_with("| 4") || line.starts_with("| 5")).fold(
+            String::new(),
+            |mut all, line| {
+                all.push_str(line);
+                all.push('\n');
+                all
+            },
+        );
+        assert_eq!(lines, table(), "docs/errors.md");
+        for retry in [Retry::Never, Retry::SameKey, Retry::NewKey] {
+            assert!(page.contains(&format!("- **{}**: {}", retry.word(), retry.advice())), "{retry:?}");
+        }
+        // The reasons of a REJECTED reservation, as the pure core and the poison table spell them.
+        let no = Rejection::SaleNotStarted { starts_at: 0 };
+        let over = Rejection::SaleEnded { ends_at: 0 };
+        let limit = Rejection::UserLimit { limit: 1, remaining: 0 };
+        let out = Rejection::SoldOut { available: 0, holds_pending: false };
+        let reasons = [Rejection::SalePaused, no, over, limit, out].map(|rejection| rejection.code());
+        let poison = [PoisonReason::Malformed, PoisonReason::NotHere, PoisonReason::ProcessingError];
+        for reason in reasons.into_iter().chain(poison.map(PoisonReason::public_reason)) {
+            assert!(page.contains(&format!("| `{reason}` | ")), "{reason}");
         }
     }
 

@@ -18,6 +18,7 @@ mod decide_states;
 mod decide_stock;
 mod decide_table;
 mod e2e_faults;
+mod e2e_life;
 mod e2e_operators;
 mod e2e_sale;
 mod http_life;

@@ -184,7 +184,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    async fn of(response: Response) -> Self {
+    /// Reads an answer to its end.
+    pub async fn of(response: Response) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.unwrap_or_default();
         Self { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
