@@ -16,7 +16,6 @@
 //!   that fails, its memory has a gap, and it is told to count its memory from now.
 
 mod admit;
-mod batcher;
 mod catalogue;
 mod lag;
 mod publish;

@@ -13,11 +13,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::batcher::{Batcher, Questions, batcher};
 use crate::clock::Clock;
 use crate::ids::Ticket;
 use crate::ingress::{Delivery, Ingress, NotSent};
 use crate::inventory::{Command, Refusal};
 use crate::kafka::LogEnds;
+use crate::limits;
 use crate::store::{CommandRow, Store, StoreError};
 use crate::waiters::{Waiter, Waiters};
 use crate::wire::{self, Sent};
@@ -32,7 +34,14 @@ pub struct Commands {
     clock: Arc<dyn Clock>,
     stop_waiting: CancellationToken,
     look_every: Duration,
+    reads: Batcher<(Uuid, Ticket), Read>,
 }
+
+/// A command's row, if it is decided.
+type Read = Result<Option<CommandRow>, Unread>;
+
+/// Postgres could not be asked. Logged where it happened.
+struct Unread;
 
 /// What became of a command that is in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +97,7 @@ pub enum CommandRefusal {
 
 impl Commands {
     /// Over the parts of this process. `stop_waiting` cancelled = whoever waits for a decision is told at once that there is none yet;
-    /// `look_every` is how often it is looked for when nobody wakes us.
+    /// `look_every` is how often it is looked for when nobody wakes us. Needs a tokio runtime; its task ends with the last handle.
     pub fn new(
         store: Store,
         ingress: Ingress,
@@ -98,7 +107,9 @@ impl Commands {
         stop_waiting: CancellationToken,
         look_every: Duration,
     ) -> Self {
-        Self { store, ingress, waiters, log_ends, clock, stop_waiting, look_every }
+        let (reads, asked) = batcher(limits::STATUS_QUEUE_MAX);
+        tokio::spawn(read_all(store.clone(), asked));
+        Self { store, ingress, waiters, log_ends, clock, stop_waiting, look_every, reads }
     }
 
     /// Publishes `command` to its SKU's `partition` and waits for its decision, at most `wait` after it is in the log.
@@ -136,11 +147,9 @@ impl Commands {
         loop {
             // Nobody wakes us on the command line, nor when Redis is away.
             let _ = tokio::time::timeout(self.look_every, waiter.woken()).await;
-            match self.store.load_command(id, ticket).await {
-                Ok(Some(row)) => return row,
-                Ok(None) => {}
-                // The command is in the log whatever Postgres says now.
-                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "could not read a command"),
+            // The command is in the log whatever Postgres says now.
+            if let Some(Ok(Some(row))) = self.reads.ask((id, ticket)).await {
+                return row;
             }
         }
     }
@@ -154,7 +163,7 @@ impl Commands {
     pub async fn standing(&self, id: Uuid, ticket: Ticket) -> Result<Standing, StoreError> {
         let partitions = self.store.load_partitions().await?;
         let position = partitions.iter().find(|p| p.partition == ticket.partition).map(|p| p.position);
-        if let Some(row) = self.store.load_command(id, ticket).await? {
+        if let Some(row) = self.store.load_commands(&[(id, ticket)]).await?.pop().flatten() {
             return Ok(Standing::Decided(row));
         }
         if position.is_none_or(|position| position > ticket.place.offset) {
@@ -186,6 +195,20 @@ impl Commands {
             Err(wire::DecodeError::UnknownVersion(_)) => InLog::Unreadable,
             Err(wire::DecodeError::Undecodable(_)) => InLog::Nothing,
         }
+    }
+}
+
+/// Reads for all who look: whoever is woken while a query runs shares the next one, and a batch wakes many at once.
+async fn read_all(store: Store, mut asked: Questions<(Uuid, Ticket), Read>) {
+    while let Some((commands, answers)) = asked.next(limits::STATUS_READ_MAX).await {
+        let rows = match store.load_commands(&commands).await {
+            Ok(rows) => rows.into_iter().map(Ok).collect(),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "could not read commands");
+                commands.iter().map(|_| Err(Unread)).collect()
+            }
+        };
+        answers.give(rows);
     }
 }
 

@@ -36,6 +36,7 @@
 
 pub mod admin;
 pub mod admission;
+mod batcher;
 pub mod cache;
 pub mod cli;
 pub mod clock;

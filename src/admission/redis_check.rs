@@ -10,7 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::batcher::{Batcher, batcher};
+use crate::batcher::{Batcher, batcher};
 use crate::cache::{AdmissionAnswer, AdmissionItem, AdmissionRead, Cache, SettleItem};
 use crate::limits;
 use crate::telemetry::metrics::PRECHECK_BYPASSED;

@@ -1,4 +1,4 @@
-//! Reading decisions: many reservations in one query, and an operator's command.
+//! Reading decisions: many reservations in one query, and many commands in one query.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,37 +62,53 @@ impl Store {
         Ok(StatusRead { partitions: Arc::new(partitions), reservations: reservations_of(&rows)? })
     }
 
-    /// The decision of the operator's command at `ticket`; `None` = not decided yet (or the id is another one).
-    /// A repeat of a decided command finds the first one's row by id.
+    /// The decisions of commands by id and ticket (at most [`limits::STATUS_READ_MAX`]), in the order of the questions; `None` = not decided
+    /// yet (or the id is another one). A repeat of a decided command finds the first one's row by id.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn load_command(&self, id: Uuid, ticket: Ticket) -> Result<Option<CommandRow>, StoreError> {
-        let row = ask(
-            "read a command",
+    pub async fn load_commands(&self, asked: &[(Uuid, Ticket)]) -> Result<Vec<Option<CommandRow>>, StoreError> {
+        assert!(asked.len() <= limits::STATUS_READ_MAX, "callers cut their reads");
+        let ids: Vec<Uuid> = asked.iter().map(|(id, _)| *id).collect();
+        let partitions: Vec<i16> = asked.iter().map(|(_, ticket)| smallint(ticket.partition)).collect();
+        let offsets: Vec<i64> = asked.iter().map(|(_, ticket)| ticket.place.offset).collect();
+        // A client's invented index beyond the column's range finds nothing.
+        let indexes: Vec<i16> =
+            asked.iter().map(|(_, ticket)| i16::try_from(ticket.place.index).unwrap_or(i16::MAX)).collect();
+        let rows = ask(
+            "read commands",
             limits::READ_DEADLINE,
             sqlx::query(
-                "/* load_command */
-                 SELECT requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3, fingerprint, 0 AS choice
-                 FROM command
-                 WHERE (partition, log_offset, log_index) = ($2, $3, $4) AND requested_id = $1
-                 UNION ALL
-                 SELECT requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3, fingerprint, 1
-                 FROM command WHERE command_id = $1
-                 UNION ALL
-                 SELECT command_id, NULL, '', '', reason, NULL, NULL, NULL, NULL, 2 FROM poison WHERE command_id = $1
-                 ORDER BY choice LIMIT 1",
+                "/* load_commands */ SELECT a.number, c.*
+                 FROM unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::smallint[])
+                      WITH ORDINALITY AS a (id, partition, log_offset, log_index, number)
+                 CROSS JOIN LATERAL (
+                   SELECT requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3, fingerprint, 0 AS choice
+                   FROM command
+                   WHERE (partition, log_offset, log_index) = (a.partition, a.log_offset, a.log_index) AND requested_id = a.id
+                   UNION ALL
+                   SELECT requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3, fingerprint, 1
+                   FROM command WHERE command_id = a.id
+                   UNION ALL
+                   SELECT command_id, NULL, '', '', reason, NULL, NULL, NULL, NULL, 2 FROM poison WHERE command_id = a.id
+                   ORDER BY choice LIMIT 1) c",
             )
-            .bind(id)
-            .bind(smallint(ticket.partition))
-            .bind(ticket.place.offset)
-            // A client's invented index beyond the column's range finds nothing.
-            .bind(i16::try_from(ticket.place.index).unwrap_or(i16::MAX))
-            .fetch_optional(&self.pool),
+            .bind(ids)
+            .bind(partitions)
+            .bind(offsets)
+            .bind(indexes)
+            .fetch_all(&self.pool),
         )
         .await?;
-        let unreadable = |source| StoreError::Query { attempt: "read a command's row", source };
-        row.map(|row| command_of(&row)).transpose().map_err(unreadable)
+        let mut found = vec![None; asked.len()];
+        for row in &rows {
+            let read = || -> Result<(i64, CommandRow), sqlx::Error> { Ok((row.try_get("number")?, command_of(row)?)) };
+            let (number, command) =
+                read().map_err(|source| StoreError::Query { attempt: "read a command's row", source })?;
+            let place = usize::try_from(number - 1).ok().and_then(|place| found.get_mut(place));
+            *place.expect("a row's number is that of its question") = Some(command);
+        }
+        Ok(found)
     }
 }
 

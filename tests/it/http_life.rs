@@ -107,6 +107,13 @@ async fn each_change_shows_the_reservation_as_it_is_then() {
         "extended": stable(&sale.change(&kept, "extend", json!({"seconds": 60})).await),
     });
     insta::assert_json_snapshot!(told);
+    // Many at once, read together: each gets its own answer.
+    let many = futures_util::future::join_all((0..30).map(|n| {
+        let (sale, kept) = (&sale, &kept);
+        async move { sale.change(kept, "confirm", json!({"payment_ref": format!("pay-{n}")})).await }
+    }));
+    let (won, lost): (Vec<_>, Vec<_>) = many.await.into_iter().partition(|answer| answer.status == 200);
+    assert!(won.len() == 1 && lost.iter().all(|answer| answer.code() == "ALREADY_CONFIRMED"), "{won:?} {lost:?}");
     // The same again: the same answer, without a second effect.
     let again = sale.change(&bought, "confirm", json!({"payment_ref": "pay-9"})).await;
     assert_eq!((again.status, &again.body["version"]), (200, &json!(2)));
@@ -116,7 +123,7 @@ async fn each_change_shows_the_reservation_as_it_is_then() {
     let shown = sale.get(&format!("/v1/reservations/{bought}"), &[]).await;
     assert_eq!((shown.header("etag"), &shown.body["status"]), (Some("\"2\""), &json!("CONFIRMED")));
     let sku = sale.get("/v1/skus/s", &[]).await;
-    assert_eq!((&sku.body["sold"], &sku.body["reserved"], &sku.body["available"]), (&json!(1), &json!(1), &json!(7)));
+    assert_eq!((&sku.body["sold"], &sku.body["reserved"], &sku.body["available"]), (&json!(2), &json!(0), &json!(7)));
     consumer.stop().await;
     sale.world.db.assert_invariants().await;
 }
@@ -258,11 +265,16 @@ async fn a_pause_refuses_reserves_and_nothing_else() {
     let paused = sale.admin("POST /v1/admin/skus/s/pause", json!({"note": "a mistake in the price"})).await;
     insta::assert_json_snapshot!("paused", stable(&paused));
     insta::assert_json_snapshot!("refused_while_paused", stable(&sale.ask_for("u", "s", &[WAIT]).await));
+    // The pause comes before the window, as the writer has it.
+    let later = sale.admin("PATCH /v1/admin/skus/s", json!({"starts_at": "2999-01-01T00:00:00Z"})).await;
+    assert_eq!((later.status, &later.body["status"]), (200, &json!("PAUSED")));
+    assert_eq!(sale.ask_for("u", "s", &[WAIT]).await.code(), "SALE_PAUSED");
     // A key that holds units is never refused.
     let replay = sale.ask_for("u", "s", &[WAIT, ("idempotency-key", "k")]).await;
     assert_eq!((replay.status, &replay.body["id"]), (200, &keyed.body["id"]), "{replay:?}");
     assert_eq!(sale.change(&bought, "confirm", json!({"payment_ref": "p"})).await.status, 200);
     assert_eq!(sale.change(&given_back, "cancel", json!({})).await.status, 200);
+    assert_eq!(sale.admin("PATCH /v1/admin/skus/s", json!({"starts_at": null})).await.status, 200);
     let resumed = sale.http.ask_admin(request("POST /v1/admin/skus/s/resume", &[], None)).await;
     assert_eq!((resumed.status, &resumed.body["status"]), (200, &json!("OPEN")), "{resumed:?}");
     sale.reserve("u", "s").await;

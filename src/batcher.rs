@@ -3,17 +3,17 @@
 use tokio::sync::{mpsc, oneshot};
 
 /// Where questions are left; cheap to clone. A task takes them from [`Questions`].
-pub(super) struct Batcher<Q, A> {
+pub(crate) struct Batcher<Q, A> {
     queue: mpsc::Sender<Asked<Q, A>>,
 }
 
 /// The other end: questions in the order in which they were asked.
-pub(super) struct Questions<Q, A> {
+pub(crate) struct Questions<Q, A> {
     queued: mpsc::Receiver<Asked<Q, A>>,
 }
 
 /// Those who wait for the answers of one call, in the order of its questions.
-pub(super) struct Answers<A> {
+pub(crate) struct Answers<A> {
     waiting: Vec<oneshot::Sender<A>>,
 }
 
@@ -29,14 +29,14 @@ impl<Q, A> Clone for Batcher<Q, A> {
 }
 
 /// A batcher for at most `queue_max` waiting questions.
-pub(super) fn batcher<Q, A>(queue_max: usize) -> (Batcher<Q, A>, Questions<Q, A>) {
+pub(crate) fn batcher<Q, A>(queue_max: usize) -> (Batcher<Q, A>, Questions<Q, A>) {
     let (queue, queued) = mpsc::channel(queue_max);
     (Batcher { queue }, Questions { queued })
 }
 
 impl<Q, A> Batcher<Q, A> {
     /// The answer; `None` at once if too many wait already.
-    pub(super) async fn ask(&self, question: Q) -> Option<A> {
+    pub(crate) async fn ask(&self, question: Q) -> Option<A> {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Asked { question, answer }).ok()?;
         answered.await.ok()
@@ -45,7 +45,7 @@ impl<Q, A> Batcher<Q, A> {
 
 impl<Q, A> Questions<Q, A> {
     /// Waits for a question, and takes what else is there: 1 to `call_max`. `None` when the last [`Batcher`] is gone and all is taken.
-    pub(super) async fn next(&mut self, call_max: usize) -> Option<(Vec<Q>, Answers<A>)> {
+    pub(crate) async fn next(&mut self, call_max: usize) -> Option<(Vec<Q>, Answers<A>)> {
         let mut gathered = Vec::with_capacity(call_max);
         while self.queued.recv_many(&mut gathered, call_max).await > 0 {
             // Whoever went away needs no answer, and nothing may be taken in their name.
@@ -61,7 +61,7 @@ impl<Q, A> Questions<Q, A> {
 
 impl<A> Answers<A> {
     /// Gives each its answer; there is one per question, in the same order.
-    pub(super) fn give(self, answers: Vec<A>) {
+    pub(crate) fn give(self, answers: Vec<A>) {
         assert_eq!(answers.len(), self.waiting.len(), "one answer per question");
         for (waiting, answer) in self.waiting.into_iter().zip(answers) {
             // Whoever went away meanwhile loses nothing.
