@@ -11,6 +11,7 @@
 mod command;
 mod decide;
 mod decision;
+mod event;
 mod position;
 mod reservation;
 mod snapshot;
@@ -21,6 +22,7 @@ pub use command::{
 };
 pub use decide::decide;
 pub use decision::{Changes, Decision, Outcome, Refusal, Rejection, ReservationChange, SkuChange, Status, Verdict};
+pub use event::{Event, Happening, LifeChange, Origin, ReservationEvent, SkuEvent, SkuHappening};
 pub use position::{Arrival, arrival_of};
 pub use reservation::Reservation;
 pub use snapshot::{Holdings, Sku, Snapshot};

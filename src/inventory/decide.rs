@@ -10,14 +10,16 @@ use uuid::Uuid;
 
 use super::command::{Command, Logged, PoisonReason};
 use super::decision::{Changes, Decision, Outcome, ReservationChange, SkuChange, Verdict};
+use super::event::Event;
 use super::reservation::Reservation;
 use super::snapshot::{Holdings, Sku, Snapshot};
 use crate::clock::Millis;
-use crate::ids::{SkuId, UserId};
+use crate::ids::{Place, SkuId, UserId};
 
 mod hold;
 mod reserve;
 mod stock;
+mod tell;
 
 /// Decides a batch.
 ///
@@ -30,7 +32,8 @@ pub fn decide(snapshot: &Snapshot, commands: &[Logged]) -> Outcome {
     let mut state = State::from(snapshot);
     let decisions: Vec<Decision> = commands.iter().map(|logged| state.decide_one(logged)).collect();
     assert_eq!(decisions.len(), commands.len(), "one decision per command");
-    Outcome { decisions, changes: state.into_changes(snapshot) }
+    let events = std::mem::take(&mut state.events);
+    Outcome { decisions, changes: state.into_changes(snapshot), events }
 }
 
 /// The snapshot, as it moves through the batch.
@@ -47,6 +50,9 @@ struct State {
     holdings: BTreeMap<(SkuId, UserId), Holdings>,
     /// Units of holds by their end. Of holds that end after the batch only what the batch itself did is here; nobody reads those.
     due: BTreeMap<SkuId, BTreeMap<Millis, i64>>,
+    events: Vec<Event>,
+    /// The command that is being decided, and how many events it has told.
+    telling: (Place, u8),
 }
 
 impl From<&Snapshot> for State {
@@ -62,6 +68,8 @@ impl From<&Snapshot> for State {
             touched: BTreeSet::new(),
             holdings: snapshot.holdings.clone(),
             due: snapshot.due.clone(),
+            events: Vec::new(),
+            telling: (Place { offset: 0, index: 0 }, 0),
         }
     }
 }
@@ -69,15 +77,25 @@ impl From<&Snapshot> for State {
 impl State {
     fn decide_one(&mut self, logged: &Logged) -> Decision {
         self.log_time = self.log_time.max(logged.at);
+        self.telling = (logged.place, 0);
         let verdict = match &logged.command {
             Err(unfit) => self.poison(unfit.id, unfit.reason),
-            Ok(command) => self.decide_command(command),
+            Ok(command) => self.decide_and_tell(command),
         };
         Decision { place: logged.place, at: self.log_time, verdict }
     }
 
-    fn decide_command(&mut self, command: &Command) -> Verdict {
+    fn decide_and_tell(&mut self, command: &Command) -> Verdict {
+        let before = self.available(command.sku());
         let released = self.release_due(command.sku());
+        let between = self.available(command.sku());
+        self.tell_stock(command.sku(), before, between);
+        let verdict = self.decide_command(command, released);
+        self.tell_stock(command.sku(), between, self.available(command.sku()));
+        verdict
+    }
+
+    fn decide_command(&mut self, command: &Command, released: i64) -> Verdict {
         if self.is_known(command) {
             return Verdict::Duplicate;
         }

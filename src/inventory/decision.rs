@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::command::PoisonReason;
+use super::event::Event;
 use super::reservation::Reservation;
 use super::snapshot::Sku;
 use crate::clock::Millis;
@@ -236,6 +237,8 @@ pub struct Outcome {
     pub decisions: Vec<Decision>,
     /// What the batch does to stock and settings.
     pub changes: Changes,
+    /// What happened, in log order; rows of ended holds that are settled later tell their own.
+    pub events: Vec<Event>,
 }
 
 /// The state after a batch, where it differs from the snapshot.

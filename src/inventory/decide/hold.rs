@@ -6,6 +6,7 @@ use super::State;
 use crate::ids::SkuId;
 use crate::inventory::command::{Cancel, Confirm, Extend, LatePayment};
 use crate::inventory::decision::{Refusal, Status, Verdict};
+use crate::inventory::event::LifeChange;
 use crate::inventory::reservation::Reservation;
 
 impl State {
@@ -41,6 +42,8 @@ impl State {
         let holdings = self.holdings.get(&(target.sku.clone(), target.user.clone()));
         let live = holdings.map_or(0, |has| has.live_at(self.log_time));
         if units > sku.available() || live + units > i64::from(sku.settings.user_limit) {
+            let payment_ref = confirm.payment_ref.clone();
+            self.tell_reservation(confirm.reservation, &target, LifeChange::PaidUnfulfilled { payment_ref });
             return Verdict::Refused(Refusal::PaidUnfulfilled);
         }
         sku.sold += units;
@@ -55,8 +58,11 @@ impl State {
             changed_at: Some(self.log_time),
             payment_ref: Some(confirm.payment_ref.clone()),
             is_late,
-            ..target
+            ..target.clone()
         };
+        self.tell_unsettled_end(confirm.reservation, &target);
+        let change = LifeChange::Confirmed { payment_ref: confirm.payment_ref.clone(), is_late };
+        self.tell_reservation(confirm.reservation, &sold, change);
         self.put_reservation(confirm.reservation, sold);
         Verdict::Confirmed { is_late }
     }
@@ -76,6 +82,8 @@ impl State {
                         note: cancel.note.clone(),
                         ..target
                     };
+                    let change = LifeChange::Cancelled { note: cancel.note.clone() };
+                    self.tell_reservation(cancel.reservation, &cancelled, change);
                     self.put_reservation(cancel.reservation, cancelled);
                     Verdict::Cancelled
                 }
@@ -118,6 +126,7 @@ impl State {
             extension_seconds: target.extension_seconds + extend.seconds,
             ..target
         };
+        self.tell_reservation(extend.reservation, &extended, LifeChange::Extended { expires_at });
         self.put_reservation(extend.reservation, extended);
         Verdict::Extended { expires_at }
     }

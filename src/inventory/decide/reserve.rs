@@ -4,6 +4,7 @@ use super::State;
 use crate::clock::Millis;
 use crate::inventory::command::Reserve;
 use crate::inventory::decision::{Rejection, Status, Verdict};
+use crate::inventory::event::LifeChange;
 use crate::inventory::reservation::Reservation;
 use crate::inventory::snapshot::Sku;
 
@@ -37,6 +38,10 @@ impl State {
             note: None,
             metadata: reserve.metadata.clone(),
         };
+        if rejection.is_none() {
+            let change = LifeChange::Reserved { expires_at, metadata: reserve.metadata.clone() };
+            self.tell_reservation(reserve.id, &reservation, change);
+        }
         self.put_reservation(reserve.id, reservation);
         rejection.map_or(Verdict::Reserved { expires_at }, Verdict::Rejected)
     }

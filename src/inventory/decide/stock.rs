@@ -3,6 +3,7 @@
 use super::State;
 use crate::inventory::command::{Adjust, Configure, Pause, PoisonReason, Settings, StockChange};
 use crate::inventory::decision::{Refusal, Verdict};
+use crate::inventory::event::SkuHappening;
 use crate::inventory::snapshot::Sku;
 use crate::limits;
 
@@ -12,9 +13,13 @@ impl State {
         let verdict = match adjusted_on_hand(sku, adjust.change) {
             Err(refusal) => Verdict::Refused(refusal),
             Ok(on_hand) => {
+                let delta = on_hand - sku.on_hand;
                 sku.on_hand = on_hand;
                 sku.assert_sound();
-                Verdict::Adjusted { on_hand, reserved: sku.reserved, sold: sku.sold }
+                let verdict = Verdict::Adjusted { on_hand, reserved: sku.reserved, sold: sku.sold };
+                let (note, reference) = (adjust.note.clone(), adjust.reference.clone());
+                self.tell_sku(&adjust.sku, SkuHappening::Adjusted { delta, note, reference });
+                verdict
             }
         };
         self.remember(adjust.id, verdict)
@@ -28,6 +33,9 @@ impl State {
         sku.is_paused = pause.pauses;
         sku.settings_version += 1;
         let settings_version = sku.settings_version;
+        let note = pause.note.clone();
+        let change = if pause.pauses { SkuHappening::Paused { note } } else { SkuHappening::Resumed { note } };
+        self.tell_sku(&pause.sku, change);
         self.remember(pause.id, Verdict::Configured { created: false, settings_version })
     }
 
@@ -53,7 +61,10 @@ impl State {
                 sku.settings_version
             }
         };
-        self.remember(configure.id, Verdict::Configured { created: settings_version == 1, settings_version })
+        let (created, settings) = (settings_version == 1, configure.settings.clone());
+        let change = if created { SkuHappening::Created(settings) } else { SkuHappening::Configured(settings) };
+        self.tell_sku(&configure.sku, change);
+        self.remember(configure.id, Verdict::Configured { created, settings_version })
     }
 }
 
