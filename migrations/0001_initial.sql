@@ -205,6 +205,36 @@ CREATE TABLE stock_movement (
 );
 COMMENT ON TABLE stock_movement IS 'Append-only: what one batch did to one SKU, and the balance after it. The counters are its fold.';
 
+CREATE TABLE outbox (
+  partition  smallint    NOT NULL,
+  id         bigint      GENERATED ALWAYS AS IDENTITY,
+  skus       text[]      NOT NULL,
+  events     bytea       NOT NULL,
+  written_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (partition, id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
+        toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 20000);
+-- Ids don't compress; trying takes time.
+ALTER TABLE outbox ALTER COLUMN events SET STORAGE EXTERNAL;
+COMMENT ON TABLE outbox IS
+  'Events that are not published yet: at most one row per batch, written with it, and one per round of settled holds. The relay deletes what it published.';
+COMMENT ON COLUMN outbox.id IS 'Rows of a partition are in this order: its single writer takes the numbers under the lock of its partition_state row.';
+COMMENT ON COLUMN outbox.skus IS 'The SKUs of its events: a relay steps over rows of SKUs that are held back.';
+COMMENT ON COLUMN outbox.events IS 'Packed, see src/outbox/packed.rs.';
+
+CREATE TABLE outbox_parked (
+  id        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  partition smallint    NOT NULL,
+  event_id  text,
+  kind      text,
+  skus      text[]      NOT NULL,
+  reason    text        NOT NULL,
+  events    bytea       NOT NULL,
+  parked_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE outbox_parked IS 'Events that can''t be published, with the reason: for a person. `flashsale relay retry` puts one back.';
+COMMENT ON COLUMN outbox_parked.event_id IS 'Absent for a row whose events can''t be read.';
+
 CREATE TABLE poison (
   partition    smallint    NOT NULL,
   log_offset   bigint      NOT NULL,

@@ -16,6 +16,7 @@ mod migrate;
 mod partition;
 mod process;
 mod reservation;
+mod relay;
 mod serve;
 mod sku;
 
@@ -52,7 +53,9 @@ enum Command {
     Api,
     /// Decide: the single writer of the partitions that the group gives it
     Consumer,
-    /// Both in one process
+    /// Publish events; or look after those that can't be published
+    Relay(relay::Relay),
+    /// All of them in one process
     All,
     /// Create or upgrade tables and topics; may be run again
     Migrate(migrate::Migrate),
@@ -162,6 +165,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Api => in_runtime(serve::serve(config(ALL)?, serve::Role::Api)),
         Command::Consumer => in_runtime(serve::serve(config(ALL)?, serve::Role::Consumer)),
+        Command::Relay(relay) => {
+            let config = config(relay.needs())?;
+            in_runtime(relay.run(config, json))
+        }
         Command::All => in_runtime(serve::serve(config(ALL)?, serve::Role::All)),
         Command::Migrate(migrate) => in_runtime(migrate.run(config(&[Needs::Database, Needs::Kafka])?)),
         Command::Sku(sku) => {

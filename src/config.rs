@@ -42,6 +42,9 @@ pub struct Options {
     /// Topic of the log; dead letters go to `<TOPIC>-dlq`
     #[arg(long, env = "TOPIC", value_name = "TOPIC", global = true, default_value = "reservation-requests")]
     topic: String,
+    /// Topic of events, which the relay publishes
+    #[arg(long, env = "EVENTS_TOPIC", value_name = "TOPIC", global = true, default_value = "reservation-events")]
+    events_topic: String,
     /// Kafka consumer group
     #[arg(long, env = "GROUP", value_name = "GROUP", global = true, default_value = "inventory-batch-consumer")]
     group: String,
@@ -100,6 +103,8 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// Topic of the log.
     pub topic: String,
+    /// Topic of events.
+    pub events_topic: String,
     /// Consumer group.
     pub group: String,
     /// Prefix of every Redis key.
@@ -124,6 +129,7 @@ impl Config {
         let admin_addr = problems.address("ADMIN_ADDR", &options.admin_addr);
         let admin_token = options.admin_token(&mut problems, admin_addr);
         problems.name("TOPIC", &options.topic, limits::TOPIC_CHARS_MAX, "._-");
+        problems.name("EVENTS_TOPIC", &options.events_topic, limits::TOPIC_CHARS_MAX, "._-");
         problems.name("GROUP", &options.group, limits::GROUP_CHARS_MAX, "._-");
         problems.name("REDIS_PREFIX", &options.redis_prefix, limits::REDIS_PREFIX_CHARS_MAX, "._-:");
         let batch_size_max = batch_size(&mut problems, &options.batch_size_max);
@@ -140,6 +146,7 @@ impl Config {
                 admin_addr,
                 admin_token,
                 topic: options.topic.clone(),
+                events_topic: options.events_topic.clone(),
                 group: options.group.clone(),
                 redis_prefix: options.redis_prefix.clone(),
                 batch_size_max,
@@ -160,6 +167,7 @@ impl Config {
         values.insert("admin_addr".into(), self.admin_addr.to_string().into());
         values.insert("admin_token".into(), text(self.admin_token.as_ref().map(|t| format!("{t:?}"))));
         values.insert("topic".into(), self.topic.clone().into());
+        values.insert("events_topic".into(), self.events_topic.clone().into());
         values.insert("group".into(), self.group.clone().into());
         values.insert("redis_prefix".into(), self.redis_prefix.clone().into());
         values.insert("batch_size_max".into(), self.batch_size_max.into());

@@ -1,16 +1,19 @@
 //! Kafka: the log that carries every command from the API to its single writer.
 //!
-//! Between ingress and consumer in the flow. [`topics`] makes and checks the topics, [`producer`] publishes records, [`log_ends`] answers
+//! Between ingress and consumer in the flow. [`topics`] makes and checks the topics, [`producer`] publishes records, [`event_producer`] events,
+//! [`log_ends`] answers
 //! questions about the log (where it ends, what stands at an offset) for status reads, lag and the check of a claim.
 //!
 //! All clients here start from [`client::config`]: no client ever creates a topic by accident, and the client library's own lines go
 //! to our log, none of them as ERROR.
 
 pub mod client;
+pub mod event_producer;
 pub mod log_ends;
 pub mod producer;
 pub mod topics;
 
+pub use event_producer::EventProducer;
 pub use log_ends::{LogEnds, LogRecord};
 pub use producer::Producer;
 

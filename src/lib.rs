@@ -50,6 +50,7 @@ pub mod ingress;
 pub mod inventory;
 pub mod kafka;
 pub mod limits;
+pub mod outbox;
 pub mod pace;
 pub mod shutdown;
 pub mod status;

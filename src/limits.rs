@@ -380,6 +380,41 @@ pub const LIST_WALKS_AT_ONCE: usize = 2;
 /// Queries of the status reader at once: a slow one must not stop all others.
 pub const STATUS_READS_AT_ONCE: usize = 4;
 
+// ---- events out -------------------------------------------------------------------------------------------------------------
+
+/// Bytes of the largest event as JSON: the longest ids and texts, every character escaped, come to under 7 KiB.
+pub const EVENT_BYTES_MAX: usize = 8 * 1024;
+/// What its record adds: key, header, and the frame of a pack of one.
+pub const EVENT_OVERHEAD_BYTES: usize = 512;
+/// Rows of one partition that a relay reads at once.
+pub const RELAY_ROWS_PER_ROUND: i64 = 8;
+/// Events that are fired before one wait: four full batches; more gains nothing that can be measured.
+pub const RELAY_SLICE_EVENTS: usize = 1000;
+/// How long the library waits for more events before it sends a pack (`linger.ms`): firing a slice takes about as long.
+pub const EVENT_LINGER: Duration = Duration::from_millis(1);
+/// Events in the client library's queue: a slice of each of a hundred partitions.
+pub const EVENT_QUEUE_RECORDS_MAX: usize = 100 * RELAY_SLICE_EVENTS;
+/// Bytes in that queue. A full one holds a slice back, no more.
+pub const EVENT_QUEUE_KIB_MAX: usize = 64 * 1024;
+/// How often an idle relay looks for rows: the age of an event when it is published, at most, while all is well.
+pub const RELAY_LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a relay asks for partitions that nobody leads, and measures the lag. Its session is never idle for longer.
+pub const RELAY_LEAD_EVERY: Duration = Duration::from_secs(1);
+/// After this the server ends the session of a relay that asks nothing (it is frozen, or its machine is gone), and another one leads.
+pub const RELAY_SESSION_IDLE_MAX: Duration = Duration::from_secs(15);
+/// First and largest wait before held back events are sent again.
+pub const RELAY_RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+/// See [`RELAY_RETRY_WAIT_MIN`].
+pub const RELAY_RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a slice may be on its way. An outage is waited for, in order, by the client library; this is for what it may have lost.
+pub const RELAY_FLIGHT_MAX: Duration = Duration::from_secs(300);
+/// How long a stopping relay waits for what it fired, before it gives that up.
+pub const RELAY_DRAIN_DEADLINE: Duration = Duration::from_secs(3);
+/// And for the reports of what it gave up, and for writing down what was published.
+pub const RELAY_SETTLE_DEADLINE: Duration = Duration::from_secs(2);
+/// Parked events that are listed at once.
+pub const PARKED_SHOWN_MAX: i64 = 1000;
+
 // ---- waiting for decisions --------------------------------------------------------------------------------------------------
 
 /// How often the reservations that somebody has waited for at least this long are read, at most [`STATUS_READ_MAX`] in a query: a lost
@@ -419,6 +454,14 @@ pub const SERVICES_DRAIN_DEADLINE: Duration = Duration::from_secs(1);
 pub const METRICS_UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 const _: () = {
+    assert!(
+        RELAY_LEAD_EVERY.as_millis() + STATEMENT_DEADLINE.as_millis() < RELAY_SESSION_IDLE_MAX.as_millis(),
+        "the session of a relay that is well would be ended"
+    );
+    assert!(
+        RELAY_DRAIN_DEADLINE.as_millis() + RELAY_SETTLE_DEADLINE.as_millis() <= CONSUMER_DRAIN_DEADLINE.as_millis(),
+        "a relay ends beside the consumer"
+    );
     assert!(
         INTAKE_LAG_MAX.as_millis() * 2 < HOLD_SECONDS_MIN as u128 * 1000,
         "lag must stay under half of the shortest hold"

@@ -12,6 +12,7 @@ mod last_effects;
 mod lists;
 mod memory;
 mod migrate;
+mod outbox;
 mod partitions;
 mod reads;
 mod reservations;
@@ -32,6 +33,7 @@ pub use batch::{BatchError, BatchHead, BatchTransaction, SettledHold};
 pub use dead_letters::DeadLetter;
 pub use lists::{ReservationFilter, UserUnits};
 pub use migrate::migrate;
+pub use outbox::{OutboxRow, OutboxSession, OutboxState, ParkedRow, UnreadRow};
 pub use writer::{Claim, ClaimError, Standing, Writer, WriterConfig};
 
 /// Why a question to Postgres has no answer. Every caller treats it as "away": tries again, or says so to its client.

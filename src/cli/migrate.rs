@@ -25,6 +25,9 @@ impl Migrate {
         topics::ensure(brokers, topic, self.partitions, self.replication)
             .await
             .map_err(|error| Failure::unavailable(&error))?;
+        topics::ensure_events(brokers, &config.events_topic, self.partitions, self.replication)
+            .await
+            .map_err(|error| Failure::unavailable(&error))?;
         store::migrate(config.database(), topic, self.partitions)
             .await
             .map_err(|error| Failure::unavailable(&error))?;

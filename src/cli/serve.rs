@@ -26,6 +26,7 @@ use crate::ingress::{Ingress, IngressFailed};
 use crate::kafka::topics::dead_letter_topic;
 use crate::kafka::{KafkaError, LogEnds, Producer};
 use crate::limits;
+use crate::outbox::relay;
 use crate::shutdown;
 use crate::status::StatusReader;
 use crate::store::{Store, StoreError, WriterConfig};
@@ -40,7 +41,7 @@ pub(super) enum Role {
     Api,
     /// The single writers.
     Consumer,
-    /// Both.
+    /// Both, and the relay.
     All,
 }
 
@@ -101,11 +102,17 @@ pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
     let consuming = supervisor.group();
     let consumer_health = (role != Role::Api).then(|| start_consumer(&shared, api.as_ref(), &consuming));
 
+    let relaying = supervisor.group();
+    if role == Role::All {
+        start_relay(&shared.config, relay::Health::default(), &relaying);
+    }
+
     let health = Health {
         stop: stop.clone(),
         ingress: api.as_ref().map(|api| api.ingress.clone()),
         catalogue_loaded: api.as_ref().map(|api| api.catalogue_loaded.clone()),
         consumer: consumer_health,
+        relay: None,
     };
     let admin = supervisor.group();
     let operations = Operations { health, metrics: recorder };
@@ -118,7 +125,7 @@ pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
     let ended = supervisor.watch(&stop).await;
     // Also when a component failed: readiness goes off, the others are drained.
     stop.cancel();
-    let groups = Groups { public, consuming, admin, background };
+    let groups = Groups { public, consuming, relaying, admin, background };
     if tokio::time::timeout(limits::SHUTDOWN_DEADLINE, take_apart(api, groups)).await.is_err() {
         tracing::warn!("stopped with work left: the shutdown deadline is over");
     }
@@ -126,7 +133,7 @@ pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
     ended
 }
 
-async fn bind(variable: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+pub(super) async fn bind(variable: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
     let bound = TcpListener::bind(address).await.and_then(|listener| {
         let real = listener.local_addr()?;
         Ok((listener, real))
@@ -231,7 +238,7 @@ async fn ingress_failure(ingress: Ingress, stop: CancellationToken) -> Result<()
 }
 
 /// Refuses to work on tables that this build was not made for, as soon as Postgres can be asked.
-async fn check_schema(store: Store, stop: CancellationToken) -> Result<(), StoreError> {
+pub(super) async fn check_schema(store: Store, stop: CancellationToken) -> Result<(), StoreError> {
     let mut was_told = false;
     loop {
         match store.check_schema().await {
@@ -286,6 +293,17 @@ fn start_consumer(shared: &Shared, api: Option<&Api>, group: &Group) -> consumer
     health
 }
 
+/// Starts the relay; it ends with its group.
+pub(super) fn start_relay(config: &Config, health: relay::Health, group: &Group) {
+    let settings = relay::Config {
+        database_url: config.database().into(),
+        brokers: config.brokers().to_owned(),
+        topic: config.topic.clone(),
+        events_topic: config.events_topic.clone(),
+    };
+    group.spawn_infallible("relay", relay::run(settings, health, group.stop()));
+}
+
 /// This process, for people who read `partition_state`.
 fn owner() -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
@@ -296,6 +314,7 @@ fn owner() -> String {
 struct Groups {
     public: Group,
     consuming: Group,
+    relaying: Group,
     admin: Group,
     background: Group,
 }
@@ -312,7 +331,11 @@ async fn take_apart(api: Option<Api>, groups: Groups) {
         api.app.publishes.close();
         end_within("publishes", limits::ADMIN_DRAIN_DEADLINE, api.app.publishes.wait()).await;
     }
-    groups.consuming.end("consumer", limits::CONSUMER_DRAIN_DEADLINE).await;
+    // Side by side: what the consumer still writes is published by whoever leads the outbox next.
+    tokio::join!(
+        groups.consuming.end("consumer", limits::CONSUMER_DRAIN_DEADLINE),
+        groups.relaying.end("relay", limits::CONSUMER_DRAIN_DEADLINE),
+    );
     groups.admin.end("admin listener", 2 * limits::ADMIN_DRAIN_DEADLINE).await;
     if let Some(Api { app, services, .. }) = api {
         // The last handles: what they have queued for Redis is said now.

@@ -14,7 +14,7 @@ struct Line {
 fn check(flags: &[&str], needs: &[Needs]) -> Result<Config, Vec<String>> {
     let unset = ["--database-url=", "--redis-url=", "--kafka-brokers=", "--admin-token="];
     let set = ["--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--topic=t", "--group=g", "--redis-prefix=p:"];
-    let rest = ["--batch-size-max=250", "--log-format=json"];
+    let rest = ["--batch-size-max=250", "--log-format=json", "--events-topic=e"];
     let is_given = |flag: &&str| flags.iter().any(|f| f.split('=').next() == flag.split('=').next());
     let others = unset.iter().chain(&set).chain(&rest).filter(|f| !is_given(f));
     let line = Line::try_parse_from(["flashsale"].iter().chain(flags).chain(others)).expect("flags are legal");
@@ -31,6 +31,7 @@ fn every_problem_is_told_at_once() {
         "--http-addr=localhost",
         "--admin-addr=0.0.0.0:9090",
         "--topic=a b",
+        "--events-topic=/",
         "--group=",
         "--batch-size-max=0",
         "--log-format=xml",

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::views::{CheckView, HealthView, VersionView};
 use crate::consumer;
 use crate::ingress::Ingress;
+use crate::outbox::relay;
 use crate::store::Store;
 use crate::telemetry;
 
@@ -43,6 +44,8 @@ pub struct Health {
     pub catalogue_loaded: Option<Flag>,
     /// Consumer: partitions are assigned, or it stands by while others have them all.
     pub consumer: Option<consumer::Health>,
+    /// Relay alone in its process: it has a session, leading or standing by.
+    pub relay: Option<relay::Health>,
 }
 
 impl Health {
@@ -71,6 +74,9 @@ impl Health {
         }
         if let Some(consumer) = &self.consumer {
             checks.push(check("consumer", consumer.has_joined(), "assigned or standing by", "not in the group yet"));
+        }
+        if let Some(relay) = &self.relay {
+            checks.push(check("relay", relay.has_session(), "leading or standing by", "no session yet"));
         }
         checks
     }

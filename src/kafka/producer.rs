@@ -5,7 +5,7 @@
 //! reached at all, so that ingress can refuse honestly (`outcome: none`) what it has not handed over yet.
 
 mod link;
-mod report;
+pub(super) mod report;
 
 use std::sync::Arc;
 

@@ -48,9 +48,7 @@ pub enum TopicError {
 /// [`TopicError`]; nothing is changed on a topic that exists.
 pub async fn ensure(brokers: &str, topic: &str, partitions: i32, replication: i32) -> Result<(), TopicError> {
     assert!((1..=limits::PARTITIONS_MAX).contains(&partitions), "the configuration checks the number of partitions");
-    let admin = AdminClient::from_config_and_context(&client::config(brokers), LibraryLog)
-        .map_err(KafkaError::because("make an admin client"))?;
-    let admin = Arc::new(admin);
+    let admin = admin(brokers)?;
     let dead_letters = dead_letter_topic(topic);
     create(&admin, topic, partitions, replication, &[]).await?;
     await_leaders(&admin, topic, partitions).await?;
@@ -63,7 +61,64 @@ pub async fn ensure(brokers: &str, topic: &str, partitions: i32, replication: i3
     check_config(&admin, &dead_letters, letter_min, "the largest record of the request topic").await.map(drop)
 }
 
+/// Makes the topic of events, or checks it if it is there: whoever reads events may own it, so any number of partitions is fine. Each SKU's
+/// events go to the partition that its commands come from, modulo that number.
+///
+/// # Errors
+/// [`TopicError`]; nothing is changed on a topic that exists.
+pub async fn ensure_events(brokers: &str, topic: &str, partitions: i32, replication: i32) -> Result<(), TopicError> {
+    let admin = admin(brokers)?;
+    create(&admin, topic, partitions, replication, &[]).await?;
+    let found = await_partitions(&admin, topic).await?;
+    tracing::debug!(kafka.topic = topic, kafka.partitions = found, "the topic of events is there");
+    let settings = settings_of(&admin, topic).await?;
+    let wrong: Vec<String> = [
+        wrong_cleanup(&settings, "a compacted topic keeps one event per SKU"),
+        wrong_size(&settings, limits::EVENT_BYTES_MAX + limits::EVENT_OVERHEAD_BYTES, "the largest event"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if wrong.is_empty() { Ok(()) } else { Err(TopicError::Unfit { topic: topic.to_owned(), what: wrong.join("; ") }) }
+}
+
+/// What a producer must know about a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicFacts {
+    /// Its partitions, at least one.
+    pub partitions: i32,
+    /// Bytes of the largest pack of records that it takes.
+    pub message_bytes_max: usize,
+}
+
+/// Asks a broker about a topic.
+///
+/// # Errors
+/// [`KafkaError`] if none answers in time, or none knows the topic.
+pub async fn facts(brokers: &str, topic: &str) -> Result<TopicFacts, KafkaError> {
+    const ATTEMPT: &str = "ask about the topic of events";
+    let asked = async {
+        let admin = admin(brokers)?;
+        let leaders = leaders_of(&admin, topic).await?;
+        // Who may write to a topic may not always read its settings.
+        let settings = settings_of(&admin, topic).await.unwrap_or_default();
+        Ok((leaders.len(), message_bytes(&settings).unwrap_or(limits::TOPIC_MESSAGE_BYTES_MIN)))
+    };
+    let deadline = limits::LOG_PROBE_DEADLINE * 2;
+    let asked = tokio::time::timeout(deadline, asked).await;
+    let (partitions, message_bytes_max) = asked.map_err(|_| KafkaError::Deadline { attempt: ATTEMPT })??;
+    match i32::try_from(partitions) {
+        Ok(partitions) if partitions > 0 => Ok(TopicFacts { partitions, message_bytes_max }),
+        _ => Err(KafkaError::Deadline { attempt: ATTEMPT }),
+    }
+}
+
 type Admin = Arc<AdminClient<LibraryLog>>;
+
+fn admin(brokers: &str) -> Result<Admin, KafkaError> {
+    let admin = AdminClient::from_config_and_context(&client::config(brokers), LibraryLog);
+    admin.map(Arc::new).map_err(KafkaError::because("make an admin client"))
+}
 
 fn options() -> AdminOptions {
     AdminOptions::new()
@@ -104,20 +159,25 @@ async fn create(
 
 /// Waits until the brokers name a leader for each of the `expected` partitions.
 async fn await_leaders(admin: &Admin, topic: &str, expected: i32) -> Result<(), TopicError> {
+    let found = await_partitions(admin, topic).await?;
+    if found == usize::try_from(expected).expect("checked by ensure") {
+        return Ok(());
+    }
+    let what = format!(
+        "it has {found} partitions, {expected} are asked for; raise or lower the setting, or use another topic"
+    );
+    Err(TopicError::Unfit { topic: topic.to_owned(), what })
+}
+
+/// Waits until the brokers name a leader for each partition of a topic; how many it has.
+async fn await_partitions(admin: &Admin, topic: &str) -> Result<usize, TopicError> {
     let deadline = Instant::now() + limits::TOPIC_SETUP_DEADLINE;
     loop {
         let leaders = leaders_of(admin, topic).await;
         match leaders {
-            Ok(leaders)
-                if !leaders.is_empty() && leaders.len() != usize::try_from(expected).expect("checked by ensure") =>
-            {
-                let what = format!(
-                    "it has {} partitions, {expected} are asked for; raise or lower the setting, or use another topic",
-                    leaders.len()
-                );
-                return Err(TopicError::Unfit { topic: topic.to_owned(), what });
+            Ok(leaders) if !leaders.is_empty() && leaders.iter().all(|has_leader| *has_leader) => {
+                return Ok(leaders.len());
             }
-            Ok(leaders) if !leaders.is_empty() && leaders.iter().all(|has_leader| *has_leader) => return Ok(()),
             Err(error) if Instant::now() > deadline => return Err(error.into()),
             Ok(_) if Instant::now() > deadline => {
                 return Err(KafkaError::Deadline { attempt: "wait for a leader of every partition" }.into());
@@ -146,6 +206,16 @@ const MESSAGE_BYTES: &str = "max.message.bytes";
 /// Refuses a topic whose settings would break a decision, or where `what` of `bytes_min` bytes does not fit. Returns what does fit: bytes of
 /// the largest pack of records.
 async fn check_config(admin: &Admin, topic: &str, bytes_min: usize, what: &str) -> Result<usize, TopicError> {
+    let settings = settings_of(admin, topic).await?;
+    let wrong = wrong_settings(&settings, bytes_min, what);
+    if wrong.is_empty() {
+        Ok(message_bytes(&settings).unwrap_or(bytes_min))
+    } else {
+        Err(TopicError::Unfit { topic: topic.to_owned(), what: wrong.join("; ") })
+    }
+}
+
+async fn settings_of(admin: &Admin, topic: &str) -> Result<HashMap<String, String>, TopicError> {
     const ATTEMPT: &str = "read a topic's settings";
     let described = admin
         .describe_configs([&ResourceSpecifier::Topic(topic)], &options())
@@ -157,12 +227,7 @@ async fn check_config(admin: &Admin, topic: &str, bytes_min: usize, what: &str) 
             resource.map_err(|code| KafkaError::because(ATTEMPT)(rdkafka::error::KafkaError::AdminOp(code)))?;
         settings.extend(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))));
     }
-    let wrong = wrong_settings(&settings, bytes_min, what);
-    if wrong.is_empty() {
-        Ok(message_bytes(&settings).unwrap_or(bytes_min))
-    } else {
-        Err(TopicError::Unfit { topic: topic.to_owned(), what: wrong.join("; ") })
-    }
+    Ok(settings)
 }
 
 fn message_bytes(settings: &HashMap<String, String>) -> Option<usize> {
@@ -179,17 +244,20 @@ fn wrong_settings(settings: &HashMap<String, String>, bytes_min: usize, what: &s
             value("message.timestamp.type")
         ));
     }
-    if value("cleanup.policy") != DELETE {
-        wrong
-            .push(format!("cleanup.policy is {}, it must be {DELETE}: offsets must be dense", value("cleanup.policy")));
-    }
-    if message_bytes(settings).is_none_or(|bytes| bytes < bytes_min) {
-        wrong.push(format!(
-            "{MESSAGE_BYTES} is {}, it must be {bytes_min} or more: {what} must fit",
-            value(MESSAGE_BYTES)
-        ));
-    }
+    wrong.extend(wrong_cleanup(settings, "offsets must be dense"));
+    wrong.extend(wrong_size(settings, bytes_min, what));
     wrong
+}
+
+fn wrong_cleanup(settings: &HashMap<String, String>, why: &str) -> Option<String> {
+    let policy = settings.get("cleanup.policy").map_or("", String::as_str);
+    (policy != DELETE).then(|| format!("cleanup.policy is {policy}, it must be {DELETE}: {why}"))
+}
+
+fn wrong_size(settings: &HashMap<String, String>, bytes_min: usize, what: &str) -> Option<String> {
+    let found = settings.get(MESSAGE_BYTES).map_or("", String::as_str);
+    let is_small = message_bytes(settings).is_none_or(|bytes| bytes < bytes_min);
+    is_small.then(|| format!("{MESSAGE_BYTES} is {found}, it must be {bytes_min} or more: {what} must fit"))
 }
 
 #[cfg(test)]

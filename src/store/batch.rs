@@ -25,8 +25,8 @@ use super::memory::{EndedHold, Learned, Memory};
 use super::rows::Rows;
 use super::{StoreError, Writer};
 use crate::clock::{Millis, time_of};
-use crate::ids::{SkuId, UserId};
-use crate::inventory::{Logged, Outcome, Snapshot};
+use crate::ids::{Quantity, SkuId, UserId};
+use crate::inventory::{Event, Happening, LifeChange, Logged, Origin, Outcome, ReservationEvent, Snapshot};
 use crate::limits;
 
 mod load;
@@ -256,7 +256,15 @@ impl BatchTransaction<'_> {
             return Ok(Vec::new());
         }
         self.learned.settled = ended.len();
-        write::settle(&mut self.conn, self.writer.partition, &ended).await.map_err(BatchError::before_commit)
+        let partition = self.writer.partition;
+        let settled = async {
+            let settled = write::settle(&mut self.conn, partition, &ended).await?;
+            if !settled.is_empty() {
+                write::write_events(&mut self.conn, partition, &events_of(&settled)).await?;
+            }
+            Ok(settled)
+        };
+        settled.await.map_err(BatchError::before_commit)
     }
 
     /// Commits. The writer keeps its connection only if the server says yes.
@@ -295,6 +303,27 @@ impl BatchTransaction<'_> {
         if ask("roll a batch back", limits::STATEMENT_DEADLINE, rollback).await.is_ok() {
             self.writer.conn = Some(self.conn);
         }
+    }
+}
+
+/// The ends of holds, in the order in which they were.
+fn events_of(settled: &[SettledHold]) -> Vec<Event> {
+    let mut events: Vec<Event> = settled.iter().map(SettledHold::event).collect();
+    events.sort_by_key(|event| event.at);
+    events
+}
+
+impl SettledHold {
+    fn event(&self) -> Event {
+        let units = u32::try_from(self.units).ok().and_then(Quantity::new);
+        let what = Happening::Reservation(ReservationEvent {
+            reservation: self.reservation,
+            user: self.user.clone(),
+            quantity: units.expect("units of a reservation are a quantity"),
+            version: self.version,
+            change: LifeChange::Expired,
+        });
+        Event { origin: Origin::EndOfHold, at: self.expires_at, sku: self.sku.clone(), what }
     }
 }
 

@@ -6,11 +6,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::catalogue::late_payment_number;
+use super::outbox;
 use crate::clock::{Millis, time_of};
 use crate::ids::{self, Metadata, SkuId};
 use crate::inventory::{
     Command, Decision, Logged, Outcome, Refusal, Rejection, ReservationChange, Reserve, SkuChange, Status, Verdict,
 };
+use crate::outbox::packed;
 
 /// A new row of `reservation`, as the type `new_reservation` has it: **the order of the fields is the type's**.
 #[derive(sqlx::Encode)]
@@ -126,6 +128,9 @@ pub(super) struct Rows<'b> {
     pub configured: Vec<String>,
     pub duplicate_count: i32,
     pub tick_count: i32,
+    pub event_skus: Vec<String>,
+    /// What happened, packed; absent if nothing did.
+    pub events: Option<Vec<u8>>,
 }
 
 impl<'b> Rows<'b> {
@@ -145,6 +150,10 @@ impl<'b> Rows<'b> {
         }
         for (sku, change) in &outcome.changes.skus {
             rows.skus.put(sku, change);
+        }
+        if !outcome.events.is_empty() {
+            rows.event_skus = outbox::sku_texts(&outcome.events);
+            rows.events = Some(packed::pack(partition, &outcome.events));
         }
         rows
     }

@@ -112,6 +112,16 @@ metrics_table! {
     TICKS_SENT = "flashsale.ticks.sent", Count, Kind::Counter;
     /// Dead letters published.
     DEAD_LETTERS = "flashsale.dead.letters", Count, Kind::Counter;
+    /// Events published, by `type`.
+    EVENTS_PUBLISHED = "flashsale.events.published", Count, Kind::Counter;
+    /// Age of the oldest event that is committed and not published, over all partitions.
+    EVENTS_LAG = "flashsale.events.lag", Seconds, Kind::Gauge;
+    /// SKUs whose events this process holds back, because one of them failed.
+    EVENTS_HELD = "flashsale.events.held.skus", Count, Kind::Gauge;
+    /// Events that can't be published and wait for a person (`flashsale relay parked`).
+    EVENTS_PARKED = "flashsale.events.parked", Count, Kind::Gauge;
+    /// Partitions of the outbox that this process leads.
+    RELAY_LEADS = "flashsale.relay.leads", Count, Kind::Gauge;
     /// Tickets below the position without a decision: lost, or made up by a client.
     STATUS_NOT_FOUND_AFTER_TICKET = "flashsale.status.not.found.after.ticket", Count, Kind::Counter;
     /// Always 1; `version` and `commit` say what runs.
@@ -221,6 +231,11 @@ mod tests {
             "flashsale_ingress_deliveries_total 1",
             "flashsale_effects_dropped_total 1",
             "flashsale_dead_letters_total 1",
+            "flashsale_events_published_total 1",
+            "flashsale_events_lag_seconds 1",
+            "flashsale_events_held_skus 1",
+            "flashsale_events_parked 1",
+            "flashsale_relay_leads 1",
             "flashsale_status_not_found_after_ticket_total 1",
             "flashsale_build_info 1",
         ] {

@@ -28,6 +28,7 @@ mod http_reservations;
 mod http_server;
 mod ingress_publish;
 mod kafka_log;
+mod outbox_bytes;
 mod redis_outage;
 mod redis_scripts;
 mod status_reads;

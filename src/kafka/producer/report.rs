@@ -34,7 +34,7 @@ pub(super) fn of_refused_send(error: &KafkaError) -> Report {
 }
 
 /// The report of a record that the library took and gave up.
-pub(super) fn of_failed_delivery(error: &KafkaError) -> Report {
+pub(in crate::kafka) fn of_failed_delivery(error: &KafkaError) -> Report {
     error.rdkafka_error_code().map_or(Report::Open, of_code)
 }
 

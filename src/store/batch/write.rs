@@ -9,12 +9,15 @@ use uuid::Uuid;
 
 use super::super::connect::{ask, smallint};
 use super::super::memory::EndedHold;
+use super::super::outbox;
 use super::super::rows::{Rows, count};
 use super::super::{StoreError, Writer};
 use super::{BatchHead, SettledHold};
 use crate::clock::{millis_of, time_of};
 use crate::ids::{MalformedId, SkuId, UserId};
+use crate::inventory::Event;
 use crate::limits;
+use crate::outbox::packed;
 
 /// Rows, stock, movements and the batch row; returns how many SKUs were written: fewer, if a row is not what the writer remembers.
 pub(super) async fn write_batch(
@@ -67,7 +70,9 @@ pub(super) async fn write_batch(
          told AS (
            INSERT INTO batch (partition, first_offset, epoch, position, command_count, decided_count, duplicate_count, poison_count,
                               build, decided, tick_count)
-           VALUES ($1, $21, $22, $23, $24, $25, $26, $27, $28, $29, $32))
+           VALUES ($1, $21, $22, $23, $24, $25, $26, $27, $28, $29, $32)),
+         happened AS (
+           INSERT INTO outbox (partition, skus, events) SELECT $1, $33::text[], $34::bytea WHERE $34 IS NOT NULL)
          SELECT (SELECT count(*) FROM created) + (SELECT count(*) FROM updated)",
     )
     .bind(smallint(writer.partition))
@@ -101,7 +106,9 @@ pub(super) async fn write_batch(
     .bind(decided)
     .bind(&s.expired_throughs)
     .bind(&s.are_paused)
-    .bind(rows.tick_count);
+    .bind(rows.tick_count)
+    .bind(&rows.event_skus)
+    .bind(&rows.events);
     ask("write a batch", limits::STATEMENT_DEADLINE, query.fetch_one(conn)).await
 }
 
@@ -163,6 +170,15 @@ pub(super) async fn settle(
     let rows = ask("settle ended holds", limits::STATEMENT_DEADLINE, query.fetch_all(conn)).await?;
     let unreadable = |source| StoreError::Query { attempt: "read a settled hold", source };
     rows.iter().map(|row| settled_of(row).map_err(unreadable)).collect()
+}
+
+/// Events of a transaction that are not those of its batch.
+pub(super) async fn write_events(conn: &mut PgConnection, partition: i32, events: &[Event]) -> Result<(), StoreError> {
+    let query = sqlx::query("/* write_events */ INSERT INTO outbox (partition, skus, events) VALUES ($1, $2, $3)")
+        .bind(smallint(partition))
+        .bind(outbox::sku_texts(events))
+        .bind(packed::pack(partition, events));
+    ask("write events", limits::STATEMENT_DEADLINE, query.execute(conn)).await.map(drop)
 }
 
 fn settled_of(row: &PgRow) -> Result<SettledHold, sqlx::Error> {

@@ -94,7 +94,8 @@ impl Http {
             event_streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS_MAX)),
             stop_waiting: stop.clone(),
         });
-        let health = Health { stop: stop.clone(), ingress: Some(ingress), catalogue_loaded: None, consumer: None };
+        let health =
+            Health { stop: stop.clone(), ingress: Some(ingress), catalogue_loaded: None, consumer: None, relay: None };
         let operations = Operations { health, metrics: metrics::recorder().handle() };
         Self { public: public_router(Arc::clone(&app)), admin: admin_router(operations, Some(app), token), stop }
     }
