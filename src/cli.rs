@@ -15,8 +15,8 @@ mod log;
 mod migrate;
 mod partition;
 mod process;
-mod reservation;
 mod relay;
+mod reservation;
 mod serve;
 mod sku;
 

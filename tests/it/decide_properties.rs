@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 
 use flashsale::clock;
 use flashsale::ids::Place;
-use flashsale::inventory::{Command, Decision, Logged, PoisonReason, Status, Unfit, Verdict};
+use flashsale::inventory::{Command, Decision, Event, Logged, Origin, PoisonReason, Status, Unfit, Verdict};
 use flashsale::{limits, wire};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use crate::support::laws::{assert_conserved, assert_lawful_step, assert_stored_as_told, assert_true_reason};
+use crate::support::laws::{
+    assert_conserved, assert_lawful_step, assert_stored_as_told, assert_told, assert_true_reason,
+};
 use crate::support::logs::{PARTITION, logs, tick};
 use crate::support::memory::MemoryStore;
 use crate::support::second_model;
@@ -38,6 +40,17 @@ proptest! {
         whole.settle(|_| true);
         cut.settle(|_| true);
         prop_assert_eq!(without_movements(&cut), without_movements(&whole));
+    }
+
+    #[test]
+    fn decide_tells_every_change_once_and_in_order_in_any_cut(log in logs(), weather in weather()) {
+        let (mut whole, _) = run(&log, &Weather::default());
+        let (mut cut, _) = run(&log, &weather);
+        whole.settle(|_| true);
+        cut.settle(|_| true);
+        assert_told(&cut)?;
+        let (expected, told) = (by_origin(&whole), by_origin(&cut));
+        prop_assert_eq!(told, expected);
     }
 
     #[test]
@@ -371,9 +384,19 @@ fn skus_of(log: &[Logged]) -> Vec<flashsale::ids::SkuId> {
 // ---- what the properties compare ----------------------------------------------------------------------------------------------
 
 /// Movements are cut by batch: only their fold is the same in every cut.
+/// The events of commands, in order; and the ends of holds, whose place among them is free.
+fn by_origin(store: &MemoryStore) -> (Vec<Event>, Vec<String>) {
+    let (ends, commands): (Vec<Event>, Vec<Event>) =
+        store.events.iter().cloned().partition(|event| event.origin == Origin::EndOfHold);
+    let mut ends: Vec<String> = ends.iter().map(|event| format!("{event:?}")).collect();
+    ends.sort();
+    (commands, ends)
+}
+
 fn without_movements(store: &MemoryStore) -> MemoryStore {
     let mut store = store.clone();
     store.movements.clear();
+    store.events.clear();
     store.skus.values_mut().for_each(|sku| sku.movement_count = 0);
     store
 }

@@ -1,6 +1,10 @@
 //! What must hold for the rows that `decide` leaves, counted from the rows alone.
 
-use flashsale::inventory::{Rejection, Reservation, Reserve, Status};
+use std::collections::BTreeMap;
+
+use flashsale::inventory::{
+    Happening, LifeChange, Origin, Rejection, Reservation, ReservationEvent, Reserve, SkuEvent, SkuHappening, Status,
+};
 use proptest::prelude::*;
 
 use super::memory::MemoryStore;
@@ -125,5 +129,63 @@ pub fn assert_true_reason(
             prop_assert_eq!(holds_pending, rows().filter(is_held).count() > 0);
         }
     }
+    Ok(())
+}
+
+/// The events of a store whose ended holds are all settled: places in order, each reservation's life version by version up to its row, each
+/// SKU's stock gone and back in turns.
+pub fn assert_told(store: &MemoryStore) -> Result<(), TestCaseError> {
+    let mut last_place = None;
+    let mut lives: BTreeMap<uuid::Uuid, (i32, Status)> = BTreeMap::new();
+    let mut is_gone = BTreeMap::new();
+    for event in &store.events {
+        if let Origin::Command { place, n } = event.origin {
+            prop_assert!(last_place < Some((place, n)), "places in order: {:?}", event);
+            last_place = Some((place, n));
+        }
+        match &event.what {
+            Happening::Reservation(of) => tell_life(&mut lives, of)?,
+            Happening::Sku(of) => tell_stock(is_gone.entry(event.sku.clone()).or_insert(None), of)?,
+        }
+    }
+    for (id, row) in &store.reservations {
+        let told = (row.status != Status::Rejected).then_some((row.version, row.status));
+        prop_assert_eq!(lives.get(id).copied(), told, "the last that was told of {}", id);
+    }
+    for (id, sku) in &store.skus {
+        prop_assert_eq!(is_gone[id], Some(sku.available() == 0), "the stock of {}", id);
+    }
+    Ok(())
+}
+
+fn tell_life(lives: &mut BTreeMap<uuid::Uuid, (i32, Status)>, of: &ReservationEvent) -> Result<(), TestCaseError> {
+    let before = lives.get(&of.reservation).copied();
+    let (allowed, after) = match &of.change {
+        LifeChange::PaidUnfulfilled { .. } => return Ok(()), // The end itself may be told later.
+        LifeChange::Reserved { .. } => (None, Status::Reserved),
+        LifeChange::Extended { .. } => (Some(Status::Reserved), Status::Reserved),
+        LifeChange::Cancelled { .. } => (Some(Status::Reserved), Status::Cancelled),
+        LifeChange::Expired => (Some(Status::Reserved), Status::Expired),
+        LifeChange::Confirmed { is_late: false, .. } => (Some(Status::Reserved), Status::Confirmed),
+        LifeChange::Confirmed { is_late: true, .. } => (Some(Status::Expired), Status::Confirmed),
+    };
+    prop_assert_eq!(before.map(|(_, status)| status), allowed, "before {:?}", of);
+    prop_assert_eq!(of.version, before.map_or(0, |(version, _)| version) + 1, "versions without gaps: {:?}", of);
+    lives.insert(of.reservation, (of.version, after));
+    Ok(())
+}
+
+/// `is_gone`: whether no unit is available, as told; absent before the SKU is.
+fn tell_stock(is_gone: &mut Option<bool>, of: &SkuEvent) -> Result<(), TestCaseError> {
+    let is_empty = of.on_hand - of.reserved - of.sold == 0;
+    let (allowed, after) = match &of.change {
+        SkuHappening::Created(_) => (None, is_empty),
+        SkuHappening::SoldOut => (Some(false), true),
+        SkuHappening::BackInStock => (Some(true), false),
+        _ => return Ok(()),
+    };
+    prop_assert_eq!(*is_gone, allowed, "before {:?}", of);
+    prop_assert_eq!(is_empty, after, "{:?}", of);
+    *is_gone = Some(after);
     Ok(())
 }

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flashsale::ids::{SkuId, UserId};
 use flashsale::inventory::{
-    Changes, Command, Decision, Holdings, Logged, Outcome, Reservation, ReservationChange, Reserve, Sku, SkuChange,
-    Snapshot, Status, Verdict, decide,
+    Changes, Command, Decision, Event, Holdings, LifeChange, Logged, Origin, Outcome, Reservation, ReservationChange,
+    Reserve, Sku, SkuChange, Snapshot, Status, Verdict, decide,
 };
 use uuid::Uuid;
 
@@ -36,6 +36,8 @@ pub struct MemoryStore {
     /// Ids of the `poison` rows that have one.
     pub poison_ids: BTreeSet<Uuid>,
     pub movements: Vec<MovementRow>,
+    /// What was told, in the order of the outbox.
+    pub events: Vec<Event>,
 }
 
 impl MemoryStore {
@@ -49,17 +51,20 @@ impl MemoryStore {
             outcome = decide(&self.snapshot_for(batch, true), batch);
         }
         self.apply(batch, &outcome);
+        self.events.extend(outcome.events);
         outcome.decisions
     }
 
     /// Lets the rows of ended holds say so, where `is_chosen` says yes to the row's number.
     pub fn settle(&mut self, mut is_chosen: impl FnMut(usize) -> bool) {
-        for (number, row) in self.reservations.values_mut().enumerate() {
+        for (number, (id, row)) in self.reservations.iter_mut().enumerate() {
             let through = self.skus[&row.sku].expired_through;
             let has_ended = row.status == Status::Reserved && row.expires_at.expect("a hold ends") <= through;
             if has_ended && is_chosen(number) {
                 row.status = Status::Expired;
                 row.version += 1;
+                let ends = row.expires_at.expect("a hold ends");
+                self.events.push(Event::of_reservation(Origin::EndOfHold, ends, *id, row, LifeChange::Expired));
             }
         }
     }

@@ -59,6 +59,7 @@ impl Site {
             ("REDIS_URL", address("REDIS_URL")),
             ("KAFKA_BROKERS", address("KAFKA_BROKERS")),
             ("TOPIC", topic.clone()),
+            ("EVENTS_TOPIC", format!("{topic}-events")),
             ("GROUP", topic.clone()),
             ("REDIS_PREFIX", format!("{topic}:")),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
@@ -88,11 +89,11 @@ impl Site {
         tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("the binary runs")
     }
 
-    /// Starts `api`, `consumer` or `all` and waits until it is ready.
+    /// Starts `api`, `consumer`, `relay` or `all` and waits until it is ready.
     pub async fn start(&self, role: &str) -> Process {
         let mut process = self.spawn(&[role]);
         process.admin = process.wait_for_address("admin.addr").await;
-        if role != "consumer" {
+        if ["api", "all"].contains(&role) {
             process.public = process.wait_for_address("http.addr").await;
         }
         wait_for(&format!("{role} is ready"), SOON, async || self.is_ready(&process).await).await;
