@@ -114,7 +114,7 @@ impl State {
         }
     }
 
-    /// A reservation's id and a command's are two things. A reservation that another command of the batch names was loaded whole.
+    /// A reservation's id and a command's are two things. Those that the batch made, or that another command of it names, are here whole.
     fn is_known(&self, command: &Command) -> bool {
         match command {
             Command::Reserve(reserve) => {

@@ -10,7 +10,6 @@ use crate::inventory::snapshot::Sku;
 
 impl State {
     pub(super) fn reserve(&mut self, reserve: &Reserve) -> Verdict {
-        self.known_reservations.insert(reserve.id);
         let log_time = self.log_time;
         let sku = self.skus.get_mut(&reserve.sku).expect("looked up before");
         let units =

@@ -27,6 +27,8 @@ enum Step {
     Change {
         of: Option<Index>,
         how: Change,
+        /// Named as its front door names it; else with a key of its own.
+        is_named: bool,
         /// A wrong SKU, if any.
         sku: Option<u8>,
     },
@@ -88,17 +90,18 @@ fn steps() -> impl Strategy<Value = Step> {
     // SKU 3 is never created by the first steps: it is of another partition, or comes late.
     let skus = || prop_oneof![8 => 0..3u8, 1 => Just(3u8)];
     let request = move || (0..4u8, skus(), quantities());
-    let change = (prop::option::weighted(0.95, any::<Index>()), changes(), prop::option::weighted(0.03, 0..4u8));
+    let target = (prop::option::weighted(0.95, any::<Index>()), prop::option::weighted(0.03, 0..4u8));
+    let change = (target, changes(), prop::bool::weighted(0.7));
     prop_oneof![
         50 => request().prop_map(|(user, sku, quantity)| Step::Reserve { user, sku, quantity }),
-        45 => change.prop_map(|(of, how, sku)| Step::Change { of, how, sku }),
+        45 => change.prop_map(|((of, sku), how, is_named)| Step::Change { of, how, is_named, sku }),
         10 => any::<Index>().prop_map(Step::Repeat),
         3 => (any::<Index>(), request()).prop_map(|(of, (user, sku, quantity))| Step::Reuse { of, user, sku, quantity }),
         4 => prop::option::of(any::<Index>()).prop_map(Step::Garbage),
         8 => (skus(), stock_changes(), prop::option::of(0..3u8)).prop_map(|(sku, change, reference)| Step::Adjust {
             sku, change, reference
         }),
-        4 => (skus(), 1..4i64, any::<bool>()).prop_map(|(sku, seen, pauses)| Step::Pause { sku, seen, pauses }),
+        7 => (skus(), 1..4i64, any::<bool>()).prop_map(|(sku, seen, pauses)| Step::Pause { sku, seen, pauses }),
         6 => skus().prop_map(|sku| Step::Tick { sku }),
         9 => (0..4u8, 0..4i64, prop::option::weighted(0.4, 0..12i64), settings(), prop::bool::weighted(0.9)).prop_map(
             |(sku, seen, on_hand, settings, is_pinned_here)| Step::Configure {
@@ -148,8 +151,8 @@ fn half_seconds(count: i64) -> i64 {
 fn settings() -> impl Strategy<Value = Settings> {
     let limit = prop_oneof![8 => 1..6u32, 1 => Just(limits::USER_LIMIT_MAX)];
     let hold = prop_oneof![6 => Just(limits::HOLD_SECONDS_MIN), 1 => Just(limits::HOLD_SECONDS_MAX), 2 => Just(30u32)];
-    let start = prop::option::weighted(0.2, (-2..40i64).prop_map(half_seconds));
-    let open_for = prop::option::weighted(0.2, (1..160i64).prop_map(half_seconds));
+    let start = prop::option::weighted(0.3, (-2..40i64).prop_map(half_seconds));
+    let open_for = prop::option::weighted(0.3, (1..160i64).prop_map(half_seconds));
     let extensions = (0..4u32, prop::sample::select(vec![0u32, 30, 50, 600]));
     (limit, hold, start, open_for, prop::bool::weighted(0.3), extensions).prop_map(
         |(user_limit, hold_seconds, starts_at, open_for, is_strict, (extensions_max, extension_seconds_max))| {
@@ -196,7 +199,7 @@ fn command_of(step: Step, fresh_id: Uuid, log: &[Logged]) -> Result<Command, Unf
             let id = of.and_then(earlier).map(|command| command.id());
             return Err(Unfit { id, reason: PoisonReason::Malformed });
         }
-        Step::Change { of, how, sku } => change(of, &how, sku, fresh_id, log),
+        Step::Change { of, how, is_named, sku } => change(of, &how, sku, is_named, fresh_id, log),
         Step::Adjust { sku, change, reference } => {
             let reference = reference.map(|n| Reference::parse(&format!("po-{n}")).expect("legal"));
             let named = reference.as_ref().map(|r| ids::named_sku_command_id("adjust", &sku_id(sku), r.as_str()));
@@ -218,8 +221,15 @@ fn command_of(step: Step, fresh_id: Uuid, log: &[Logged]) -> Result<Command, Unf
     })
 }
 
-/// A command about one of the requests so far, named as its front door names it.
-fn change(of: Option<Index>, how: &Change, wrong_sku: Option<u8>, fresh_id: Uuid, log: &[Logged]) -> Command {
+/// A command about one of the requests so far.
+fn change(
+    of: Option<Index>,
+    how: &Change,
+    wrong_sku: Option<u8>,
+    is_named: bool,
+    fresh_id: Uuid,
+    log: &[Logged],
+) -> Command {
     let requests: Vec<&Reserve> = log
         .iter()
         .filter_map(|logged| match &logged.command {
@@ -230,14 +240,17 @@ fn change(of: Option<Index>, how: &Change, wrong_sku: Option<u8>, fresh_id: Uuid
     let target = of.filter(|_| !requests.is_empty()).map(|of| requests[of.index(requests.len())]);
     let reservation = target.map_or(Uuid::from_u128(u128::MAX), |reserve| reserve.id);
     let sku = wrong_sku.map(sku_id).or(target.map(|reserve| reserve.sku.clone())).unwrap_or_else(|| sku_id(0));
+    let named = |kind, name: &str| {
+        if is_named { ids::named_reservation_command_id(kind, reservation, name) } else { fresh_id }
+    };
     match how {
         Change::Confirm { payment } => {
             let payment_ref = PaymentRef::parse(&format!("pay-{payment}")).expect("legal");
-            let id = ids::named_reservation_command_id("confirm", reservation, payment_ref.as_str());
+            let id = named("confirm", payment_ref.as_str());
             Command::Confirm(Confirm { id, reservation, sku, payment_ref })
         }
         Change::Cancel { has_note } => {
-            let id = ids::named_reservation_command_id("cancel", reservation, "");
+            let id = named("cancel", "");
             let note = has_note.then(|| Note::parse("changed my mind").expect("legal"));
             Command::Cancel(Cancel { id, reservation, sku, note })
         }
