@@ -269,6 +269,10 @@ async fn a_pause_refuses_reserves_and_nothing_else() {
     let later = sale.admin("PATCH /v1/admin/skus/s", json!({"starts_at": "2999-01-01T00:00:00Z"})).await;
     assert_eq!((later.status, &later.body["status"]), (200, &json!("PAUSED")));
     assert_eq!(sale.ask_for("u", "s", &[WAIT]).await.code(), "SALE_PAUSED");
+    // Nobody can vouch yet that this key was not tried before: it is refused for now, and told where to look.
+    let keyed_anew = sale.ask_for("v", "s", &[WAIT, ("idempotency-key", "k-2")]).await;
+    assert_eq!((keyed_anew.code(), &keyed_anew.body["outcome"]), ("SALE_PAUSED", &json!("unknown")), "{keyed_anew:?}");
+    assert!(keyed_anew.body["status_url"].is_string());
     // A key that holds units is never refused.
     let replay = sale.ask_for("u", "s", &[WAIT, ("idempotency-key", "k")]).await;
     assert_eq!((replay.status, &replay.body["id"]), (200, &keyed.body["id"]), "{replay:?}");

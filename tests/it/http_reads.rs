@@ -210,6 +210,12 @@ async fn limits_are_a_ledger() {
         json!({"user_id": "nobody", "sku_id": "s", "limit": 4, "reserved": 0, "sold": 0, "queued": 0, "remaining": 4})
     );
     consumer.stop().await;
+    // A hold that has ended counts no more, also while its row does not say so yet.
+    sale.world.db.run("UPDATE sku SET expired_through = now() + interval '1 day'").await;
+    let ended = sale.get("/v1/users/u/limits?sku_id=s").await;
+    assert_eq!((&ended.body["reserved"], &ended.body["sold"]), (&json!(0), &json!(1)), "{ended:?}");
+    let list = sale.get("/v1/users/u/reservations?status=RESERVED").await;
+    assert_eq!(list.body["items"], json!([]), "it is EXPIRED: {list:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
