@@ -237,7 +237,9 @@ fn change(
             _ => None,
         })
         .collect();
-    let target = of.filter(|_| !requests.is_empty()).map(|of| requests[of.index(requests.len())]);
+    // A recent one, so that several commands meet at the same reservation.
+    let recent = &requests[requests.len().saturating_sub(8)..];
+    let target = of.filter(|_| !recent.is_empty()).map(|of| recent[of.index(recent.len())]);
     let reservation = target.map_or(Uuid::from_u128(u128::MAX), |reserve| reserve.id);
     let sku = wrong_sku.map(sku_id).or(target.map(|reserve| reserve.sku.clone())).unwrap_or_else(|| sku_id(0));
     let named = |kind, name: &str| {
