@@ -31,6 +31,7 @@ use crate::admission::Catalogue;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::inventory::{self, Logged, Outcome, Snapshot};
+use crate::kafka::producer::Link;
 use crate::kafka::{LogEnds, Producer};
 use crate::limits;
 use crate::store::{Store, WriterConfig};
@@ -116,6 +117,9 @@ pub enum ConsumerError {
     /// The producer of ticks could not be made.
     #[error("the Kafka producer failed")]
     Producer(#[source] crate::kafka::KafkaError),
+    /// The producer of ticks broke for good.
+    #[error("the Kafka producer can't go on")]
+    NoTicks,
     /// The same partition was taken away several times while the group said it is ours: something else writes. Better to leave.
     #[error("partition {0} was fenced again and again while assigned")]
     FencedOut(i32),
@@ -144,6 +148,8 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
     let watch = Watch { watched: watched.clone(), log_ends: deps.log_ends.clone(), beat, health: health.clone() };
     let watching = watch.start(stop_beside.clone()).map_err(ConsumerError::Watch)?;
     let producer = Producer::start(&config.kafka_brokers, &config.topic).map_err(ConsumerError::Producer)?;
+    let broken = broken(producer.link());
+    tokio::pin!(broken);
     let mut workers = Workers::new(config, deps, poll.controls(), producer, owned, watched);
     let ended = loop {
         tokio::select! {
@@ -153,6 +159,8 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
                     break Err(ConsumerError::FencedOut(partition));
                 }
             }
+            // Without ticks no hold would end by itself: better to leave, and let another process own the partitions.
+            () = &mut broken => break Err(ConsumerError::NoTicks),
             event = event_queue.recv() => match event {
                 None => break Err(ConsumerError::PollThread),
                 Some(Event::Assigned { generation, partitions }) => {
@@ -184,6 +192,15 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
         tracing::warn!("the watch ended badly");
     }
     ended
+}
+
+/// Ends when the producer can't go on.
+async fn broken(mut link: tokio::sync::watch::Receiver<Link>) {
+    while *link.borrow_and_update() != Link::Fatal {
+        if link.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 type OwnedSender = tokio::sync::watch::Sender<Vec<i32>>;

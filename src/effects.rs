@@ -4,8 +4,12 @@
 //! the waiters of this process. They run beside the next batch, in order, at most [`crate::limits::EFFECTS_BEHIND_MAX`] behind; beyond
 //! that they are dropped and counted: a dead Redis never slows a batch.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+
 use metrics::counter;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinHandle;
 use tracing::warn;
 use uuid::Uuid;
@@ -28,6 +32,9 @@ pub struct BatchEffects {
     pub position: i64,
     /// Ids decided by this batch, duplicates included: whoever waits for one of them reads again.
     pub decided: Vec<Uuid>,
+    /// SKUs whose users' units Redis is to forget before it hears the new ones: hints about them were lost. Units that are too low cost
+    /// a request that the writer refuses; units that are too high would refuse a user who may buy, for as long as Redis keeps them.
+    pub forgotten: Vec<SkuId>,
     /// Units per user as last decided, absolute.
     pub units: Vec<(SkuId, UserId, i64)>,
     /// Requests that are no longer undecided: (SKU, user, quantity, minute of `received_at`).
@@ -49,11 +56,15 @@ pub struct SkuHint {
     pub is_configured: bool,
 }
 
+/// SKUs about which Redis was not told everything; at most those of one partition.
+type Lost = Arc<Mutex<BTreeSet<SkuId>>>;
+
 /// Where a partition's worker leaves the effects of its batches. One per worker; dropping it lets what is queued finish.
 pub struct Effects {
     waiters: Waiters,
     catalogue: Option<Catalogue>,
     queue: Option<mpsc::Sender<BatchEffects>>,
+    lost: Lost,
     task: Option<JoinHandle<()>>,
 }
 
@@ -61,14 +72,20 @@ impl Effects {
     /// Starts the task that tells Redis, in order. Without a `cache` only this process is told; `catalogue` is the one of an API in the
     /// same process. Needs a Tokio runtime around it.
     pub fn start(cache: Option<Cache>, waiters: Waiters, catalogue: Option<Catalogue>) -> Self {
+        let lost = Lost::default();
         let (queue, task) = match cache {
             Some(cache) => {
                 let (queue, queued) = mpsc::channel(limits::EFFECTS_BEHIND_MAX);
-                (Some(queue), Some(tokio::spawn(tell_redis(cache, queued))))
+                (Some(queue), Some(tokio::spawn(tell_redis(cache, queued, Arc::clone(&lost)))))
             }
             None => (None, None),
         };
-        Self { waiters, catalogue, queue, task }
+        Self { waiters, catalogue, queue, lost, task }
+    }
+
+    /// Redis may not have been told everything about these SKUs: the next effects make it forget their users' units first.
+    pub fn forget(&self, skus: impl IntoIterator<Item = SkuId>) {
+        lock(&self.lost).extend(skus);
     }
 
     /// Leaves the effects of a batch that **is committed**. Never waits: this process' catalogue and waiters are told at once, Redis
@@ -80,9 +97,10 @@ impl Effects {
         }
         self.waiters.wake(&effects.decided);
         if let Some(queue) = &self.queue
-            && queue.try_send(effects).is_err()
+            && let Err(TrySendError::Full(effects) | TrySendError::Closed(effects)) = queue.try_send(effects)
         {
             counter!(EFFECTS_DROPPED, "reason" => "behind").increment(1);
+            self.forget(skus_of(effects));
         }
     }
 
@@ -97,9 +115,19 @@ impl Effects {
     }
 }
 
-async fn tell_redis(cache: Cache, mut queued: mpsc::Receiver<BatchEffects>) {
+fn lock(lost: &Mutex<BTreeSet<SkuId>>) -> MutexGuard<'_, BTreeSet<SkuId>> {
+    lost.lock().expect("nobody panics while holding it")
+}
+
+/// The SKUs whose users' units these effects tell or forget.
+fn skus_of(effects: BatchEffects) -> impl Iterator<Item = SkuId> {
+    effects.forgotten.into_iter().chain(effects.units.into_iter().map(|(sku, _, _)| sku))
+}
+
+async fn tell_redis(cache: Cache, mut queued: mpsc::Receiver<BatchEffects>, lost: Lost) {
     let mut was_failing = false;
-    while let Some(effects) = queued.recv().await {
+    while let Some(mut effects) = queued.recv().await {
+        effects.forgotten.extend(std::mem::take(&mut *lock(&lost)));
         match cache.apply_effects(&effects).await {
             Ok(true) => was_failing = false,
             Ok(false) => {
@@ -108,6 +136,7 @@ async fn tell_redis(cache: Cache, mut queued: mpsc::Receiver<BatchEffects>) {
             }
             Err(error) => {
                 counter!(EFFECTS_DROPPED, "reason" => "failed").increment(1);
+                lock(&lost).extend(skus_of(effects.clone()));
                 // Once per outage; the counter tells the rest.
                 if !was_failing {
                     warn!(

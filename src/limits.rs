@@ -356,6 +356,8 @@ pub const BATCH_ATTEMPTS_MAX: u32 = 5;
 pub const CAREFUL_BATCHES: u32 = 64;
 /// How soon a tick that released nothing is followed by another: the broker's clock is behind ours, by milliseconds as a rule.
 pub const TICK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// How long the last tick of a SKU is remembered: longer than clocks may differ ([`LOG_TIME_AHEAD_WAIT`]).
+pub const TICK_FORGET_AFTER: Duration = Duration::from_secs(15);
 /// How soon a tick that the broker did not take is followed by another.
 pub const TICK_LOST_AFTER: Duration = Duration::from_secs(1);
 /// How often a worker looks for holds that are due when it knows of none.

@@ -1,7 +1,8 @@
 -- The hints of one committed batch, unless newer ones were applied before. Hints about ended holds come with the position of the batch
 -- before them.
 --
--- ARGV: prefix, partition, epoch, position, life of units and fence (s), message, number of groups of units, then
+-- ARGV: prefix, partition, epoch, position, life of units and fence (s), message, number of groups of units,
+--       number of SKUs whose units are to be forgotten first, { sku }*, then
 --       per group of units: sku, number of users, { user, units }*,
 --       then per group of settled requests until the end: sku, minute, number of users, { user, quantity }*.
 -- Returns 1 if applied.
@@ -19,7 +20,8 @@ if fence then
 end
 redis.call('SET', fence_key, ARGV[3] .. ' ' .. ARGV[4], 'EX', life)
 
-local at = 8
+local at = 9 + tonumber(ARGV[8])
+for sku = 9, at - 1 do redis.call('DEL', prefix .. 'u:' .. ARGV[sku]) end
 for _ = 1, tonumber(ARGV[7]) do
   local key, last = prefix .. 'u:' .. ARGV[at], at + 1 + 2 * tonumber(ARGV[at + 1])
   local set, gone = {}, {}

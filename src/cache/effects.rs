@@ -19,6 +19,10 @@ pub(super) async fn call(inner: &Inner, effects: &BatchEffects) -> Result<bool, 
     call.arg(effects.partition).arg(effects.epoch).arg(effects.position).arg(limits::USER_UNITS_TTL.as_secs());
     call.arg(message::encode(effects));
     call.arg(units.values().map(|users| users.len().div_ceil(GROUP_USERS_MAX)).sum::<usize>());
+    call.arg(effects.forgotten.len());
+    effects.forgotten.iter().for_each(|sku| {
+        call.arg(sku.as_str());
+    });
     for (sku, users) in &units {
         for group in users.chunks(GROUP_USERS_MAX) {
             call.arg(sku.as_str()).arg(group.len());

@@ -157,6 +157,8 @@ impl Partition {
             );
             return (End::ClaimAgain, false);
         }
+        // The predecessor may have died with hints that Redis never heard.
+        effects.forget(writer.moved_skus());
         match self.check_log(&claim).await {
             LogCheck::Whole => {}
             LogCheck::Stopped => return (End::Stopped, false),

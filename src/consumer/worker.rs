@@ -134,10 +134,20 @@ impl<'p> Worker<'p> {
         }
         self.partition.progress.begin(Doing::Records);
         self.gather.restart().map_err(end_of)?;
+        // After a doubt that the oracle settled, nothing is remembered: without this, holds would end only with the next command.
+        if let Err(error) = self.writer.remember().await {
+            tracing::warn!(
+                kafka.partition = self.partition.partition,
+                error = &error as &dyn std::error::Error,
+                "could not read the partition yet"
+            );
+            return Err(BatchEnd::ClaimAgain);
+        }
         let mut next_tick = self.ticks.send_due(self.writer.next_ends(), self.partition.deps.clock.now());
         while self.gather.is_empty() {
-            if self.records.is_empty() && self.writer.has_unsettled() {
+            if self.records.is_empty() && self.writer.has_unsettled() && !self.partition.stop.is_cancelled() {
                 self.settle().await?;
+                next_tick = self.ticks.send_due(self.writer.next_ends(), self.partition.deps.clock.now());
                 continue;
             }
             let record = tokio::select! {
@@ -354,7 +364,7 @@ impl<'p> Worker<'p> {
         self.decided.store(head.position, Ordering::Relaxed);
         for logged in &batch.commands {
             if let Ok(Command::Tick(tick)) = &logged.command {
-                self.ticks.decided(&tick.sku);
+                self.ticks.decided(&tick.sku, head.log_time);
             }
         }
         self.partition.progress.committed(head.position, batch.records.len(), &batch.commands, outcome);

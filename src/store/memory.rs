@@ -8,6 +8,7 @@
 //! - ids: whoever was not looked up is caught by the primary key, and the batch begins again with a look-up.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Row};
@@ -74,7 +75,10 @@ impl Memory {
             has_poison,
             holds: Holds::default(),
         };
+        // The session's own statement timeout is made for batches.
+        set_statement_timeout(conn, limits::MEMORY_LOAD_DEADLINE).await?;
         ask("load live reservations", limits::MEMORY_LOAD_DEADLINE, memory.load_live(conn, partition)).await?;
+        set_statement_timeout(conn, limits::STATEMENT_DEADLINE).await?;
         let through = |sku: &SkuId| memory.skus.get(sku).map_or(0, |sku| sku.expired_through);
         let ended: Vec<(SkuId, Millis)> = memory.holds.running.keys().map(|sku| (sku.clone(), through(sku))).collect();
         ended.iter().for_each(|(sku, through)| memory.holds.end_through(sku, *through));
@@ -105,6 +109,11 @@ impl Memory {
     /// A SKU of this partition.
     pub fn sku(&self, id: &SkuId) -> Option<&Sku> {
         self.skus.get(id)
+    }
+
+    /// SKUs of which anything was ever held.
+    pub fn moved_skus(&self) -> impl Iterator<Item = &SkuId> {
+        self.skus.iter().filter(|(_, sku)| sku.movement_count > 1).map(|(id, _)| id)
     }
 
     /// Whether a user may hold or own units in this partition.
@@ -163,6 +172,12 @@ impl Memory {
             }
         }
     }
+}
+
+async fn set_statement_timeout(conn: &mut PgConnection, timeout: Duration) -> Result<(), StoreError> {
+    let question = sqlx::query("/* set_statement_timeout */ SELECT set_config('statement_timeout', $1, false)")
+        .bind(timeout.as_millis().to_string());
+    ask("set the statement timeout", limits::STATEMENT_DEADLINE, question.execute(conn)).await.map(drop)
 }
 
 impl Holds {

@@ -171,11 +171,14 @@ impl Writer {
         Ok(Standing::Owner { position })
     }
 
-    /// Reads what this writer remembers, if it does not: right after a claim, before anyone asks what is due.
+    /// Reads what this writer remembers, if it does not: before anyone asks what is due, after a claim or a doubt.
     ///
     /// # Errors
     /// [`StoreError`]; the writer must recover before it tries again.
     pub async fn remember(&mut self) -> Result<(), StoreError> {
+        if self.memory.is_some() {
+            return Ok(());
+        }
         let mut conn = self.take_connection("read the partition")?;
         self.remember_on(&mut conn).await?;
         self.conn = Some(conn);
@@ -192,6 +195,11 @@ impl Writer {
     /// The next end of a hold, SKU by SKU; nothing while nothing is remembered.
     pub fn next_ends(&self) -> impl Iterator<Item = (&SkuId, Millis)> {
         self.memory.iter().flat_map(Memory::next_ends)
+    }
+
+    /// The SKUs of the partition whose stock ever moved; nothing while nothing is remembered.
+    pub fn moved_skus(&self) -> Vec<SkuId> {
+        self.memory.iter().flat_map(Memory::moved_skus).cloned().collect()
     }
 
     /// Whether rows of ended holds wait to be settled.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use flashsale::consumer;
 use flashsale::inventory::{Command, LatePayment};
 use futures_util::StreamExt;
 
@@ -10,6 +11,7 @@ use crate::support::commands::{record, reserve};
 use crate::support::consumer::World;
 use crate::support::kafka::publish_raw;
 use crate::support::life::{cancel, confirm, create_with_hold};
+use crate::support::proxy::{Lose, Proxy};
 use crate::support::wait::wait_for;
 
 const HELD: &str = "SELECT coalesce(sum(reserved), 0)::bigint FROM sku";
@@ -142,6 +144,26 @@ async fn a_thousand_payments_race_against_the_end_of_their_holds() {
     assert_eq!(world.db.number(contradictions).await, 0);
     let sold = world.db.number("SELECT sold FROM sku").await;
     assert!((1..1_000).contains(&sold), "{sold} of 1,000 were in time: the race was none");
+    consumer.stop().await;
+    world.finish().await;
+}
+
+/// The oracle says that a doubtful batch was committed; what its holds need must not wait for the next command.
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_end_also_when_the_answer_to_their_commit_was_lost_and_silence_follows() {
+    let world = World::fresh(1).await;
+    let server =
+        world.db.url.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("host and port").to_owned();
+    let proxy = Proxy::start(server.clone()).await;
+    let url = world.db.url.replace(&server, &format!("127.0.0.1:{}", proxy.port));
+    let consumer = world.consume_with(&url, consumer::decide);
+    world.publish(0, &[create_with_hold("s", 1, 1, 10)]);
+    world.wait_for_position(0, 1).await;
+    proxy.lose_once(Lose::Answer);
+    world.publish(0, &[reserve("s", "u", 1)]);
+    world.wait_for_position(0, 2).await;
+    wait_for("the answer is lost", ENDED, async || proxy.lost_count() == 1).await;
+    wait_for("the hold has ended", ENDED, async || world.db.number(HELD).await == 0).await;
     consumer.stop().await;
     world.finish().await;
 }

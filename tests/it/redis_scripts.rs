@@ -302,6 +302,16 @@ async fn hints_at_the_same_position_are_applied_in_their_order_and_settle_nothin
     assert_eq!(space.admit_one(&item("u", "s", 5, 5)).await, OverLimit { remaining: 2 }, "2 of 4 are settled, once");
 }
 
+/// Hints that were lost may have said that units came back: what Redis believed of that SKU goes, before the new hints come.
+#[tokio::test]
+async fn units_that_are_to_be_forgotten_go_before_the_new_ones_come() {
+    let space = Space::fresh().await;
+    assert!(space.cache.apply_effects(&effects(1, 10, &[("gone", 5), ("u", 4)], &[])).await.expect("asked"));
+    let next = BatchEffects { forgotten: vec![sku("s"), sku("other")], ..effects(1, 11, &[("u", 2)], &[]) };
+    assert!(space.cache.apply_effects(&next).await.expect("asked"));
+    assert_eq!((space.units("u:s", "gone").await, space.units("u:s", "u").await), (None, Some(2)));
+}
+
 #[tokio::test]
 async fn effects_that_a_claim_repeats_are_harmless() {
     let space = Space::fresh().await;

@@ -143,6 +143,29 @@ async fn a_hold_ends_in_the_counters_at_once_and_in_its_row_afterwards() {
     bench.finish().await;
 }
 
+/// One user may have hundreds: their units are counted once, and only what still counts.
+#[tokio::test]
+async fn units_left_are_what_still_runs_or_is_paid_however_many_ended() {
+    let mut bench = Bench::fresh().await;
+    let early: Vec<Command> = (0..600).map(|_| reserve("s", "u", 1)).collect();
+    let batch: Vec<Command> =
+        [create_with_hold("s", 1_000, 1_000, 10)].into_iter().chain(early.iter().cloned()).collect();
+    bench.commit(1_000, &batch, false).await.unwrap();
+    bench
+        .commit(5_000, &[confirm("s", &early[0], "p"), reserve("s", "u", 7), reserve("s", "v", 1)], false)
+        .await
+        .unwrap();
+    bench.commit(1_000 + HOLD_MS, &[tick("s")], false).await.unwrap();
+    let settled = bench.settle().await.unwrap();
+    assert_eq!(settled.len(), 500, "so many at once");
+    assert!(
+        settled.iter().all(|hold| hold.units_left == 8),
+        "7 held and 1 paid, whether or not the other 99 rows say so yet"
+    );
+    assert_eq!(bench.settle().await.unwrap().len(), 99);
+    bench.finish().await;
+}
+
 #[tokio::test]
 async fn what_ended_before_a_claim_is_found_and_settled_after_it() {
     let mut bench = Bench::fresh().await;

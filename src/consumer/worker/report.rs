@@ -32,17 +32,20 @@ pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batc
         holds_pending: change.after.reserved > 0,
         is_configured: change.before.as_ref().map(|b| b.settings_version) != Some(change.after.settings_version),
     });
-    // Ended holds first: a user of the batch has the batch's word.
-    let units_left = ended.iter().map(|hold| (hold.sku.clone(), hold.user.clone(), hold.units_left));
-    let units = outcome.changes.units.iter().map(|((sku, user), units)| (sku.clone(), user.clone(), *units));
+    // A user of the batch has the batch's word.
+    let mut units = outcome.changes.units.clone();
+    for hold in ended {
+        units.entry((hold.sku.clone(), hold.user.clone())).or_insert(hold.units_left);
+    }
     let ids = batch.commands.iter().filter_map(id_of);
     let changed = outcome.changes.reservations.iter().filter(|(_, change)| change.before.is_some()).map(|(id, _)| *id);
     BatchEffects {
         partition,
         epoch,
         position,
+        forgotten: Vec::new(),
         decided: ids.chain(changed).chain(ended.iter().map(|hold| hold.reservation)).collect(),
-        units: units_left.chain(units).collect(),
+        units: units.into_iter().map(|((sku, user), units)| (sku, user, units)).collect(),
         settled: settled.collect(),
         skus: skus.collect(),
     }

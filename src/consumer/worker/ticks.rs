@@ -29,18 +29,23 @@ pub(super) struct Ticks {
 
 struct SentTick {
     at: Instant,
-    is_decided: bool,
+    /// The log time at which it was decided.
+    decided_at: Option<Millis>,
     /// The broker did not take it, or may not have.
     is_lost: Arc<AtomicBool>,
 }
 
 impl SentTick {
     /// `None` = it is in the log or on its way there: however long the partition lags, another one would change nothing.
-    fn until_again(&self, now: Instant) -> Option<Duration> {
-        let patience = match (self.is_decided, self.is_lost.load(Ordering::Relaxed)) {
-            (true, _) => limits::TICK_AGAIN_AFTER,
-            (false, true) => limits::TICK_LOST_AFTER,
-            (false, false) => return None,
+    fn until_again(&self, ends: Millis, now: Instant) -> Option<Duration> {
+        let patience = match (self.decided_at, self.is_lost.load(Ordering::Relaxed)) {
+            // Log time was that far behind our clock: so long it takes to get there.
+            (Some(decided_at), _) => {
+                let behind = u64::try_from(ends - decided_at).unwrap_or_default();
+                limits::TICK_AGAIN_AFTER.max(Duration::from_millis(behind))
+            }
+            (None, true) => limits::TICK_LOST_AFTER,
+            (None, false) => return None,
         };
         Some(patience.saturating_sub(now - self.at))
     }
@@ -60,25 +65,25 @@ impl Ticks {
                 wait = wait.min(Duration::from_millis(ends.abs_diff(now)));
                 continue;
             }
-            match self.sent.get(sku).map(|sent| sent.until_again(at)) {
+            match self.sent.get(sku).map(|sent| sent.until_again(ends, at)) {
                 Some(None) => {}
                 Some(Some(until_again)) if !until_again.is_zero() => wait = wait.min(until_again),
                 Some(Some(_)) | None => {
                     let is_lost = self.send(sku, now);
-                    self.sent.insert(sku.clone(), SentTick { at, is_decided: false, is_lost });
+                    self.sent.insert(sku.clone(), SentTick { at, decided_at: None, is_lost });
                 }
             }
         }
         wait
     }
 
-    /// A tick of `sku` was decided.
-    pub fn decided(&mut self, sku: &SkuId) {
+    /// A tick of `sku` was decided at this log time.
+    pub fn decided(&mut self, sku: &SkuId, log_time: Millis) {
         if let Some(sent) = self.sent.get_mut(sku) {
-            sent.is_decided = true;
+            sent.decided_at = Some(log_time);
         }
         // A SKU without a tick lately needs no memory of it.
-        self.sent.retain(|_, sent| !sent.is_decided || sent.at.elapsed() < limits::TICK_AGAIN_AFTER);
+        self.sent.retain(|_, sent| sent.decided_at.is_none() || sent.at.elapsed() < limits::TICK_FORGET_AFTER);
     }
 
     fn send(&self, sku: &SkuId, now: Millis) -> Arc<AtomicBool> {

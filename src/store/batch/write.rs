@@ -1,6 +1,6 @@
 //! The rows of a batch, in a fixed number of statements whatever its size.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -153,23 +153,47 @@ pub(super) async fn settle(
     let ids: Vec<Uuid> = ended.iter().map(|hold| hold.reservation).collect();
     let ends: Vec<OffsetDateTime> = ended.iter().map(|hold| time_of(hold.expires_at)).collect();
     let query = sqlx::query(
-        "/* settle */ WITH settled AS (
-           UPDATE reservation r SET status = 5, version = r.version + 1
-           FROM unnest($1::uuid[], $2::timestamptz[]) AS e (id, ends)
-           WHERE r.reservation_id = e.id AND r.status = 1 AND r.expires_at = e.ends
-           RETURNING r.reservation_id, r.sku_id, r.user_id, r.user_hash, r.quantity, r.version, r.expires_at)
-         SELECT s.*, (
-           SELECT coalesce(sum(u.quantity), 0)::bigint FROM reservation u
-           WHERE u.partition = $3 AND u.user_hash = s.user_hash AND u.status IN (1, 3) AND u.user_id = s.user_id
-             AND u.sku_id = s.sku_id AND u.reservation_id <> ALL($1)) AS units_left
-         FROM settled s",
+        "/* settle */ UPDATE reservation r SET status = 5, version = r.version + 1
+         FROM unnest($1::uuid[], $2::timestamptz[]) AS e (id, ends)
+         WHERE r.reservation_id = e.id AND r.status = 1 AND r.expires_at = e.ends
+         RETURNING r.reservation_id, r.sku_id, r.user_id, r.quantity, r.version, r.expires_at",
     )
     .bind(ids)
-    .bind(ends)
-    .bind(smallint(partition));
-    let rows = ask("settle ended holds", limits::STATEMENT_DEADLINE, query.fetch_all(conn)).await?;
+    .bind(ends);
+    let rows = ask("settle ended holds", limits::STATEMENT_DEADLINE, query.fetch_all(&mut *conn)).await?;
     let unreadable = |source| StoreError::Query { attempt: "read a settled hold", source };
-    rows.iter().map(|row| settled_of(row).map_err(unreadable)).collect()
+    let mut settled = rows.iter().map(|row| settled_of(row).map_err(unreadable)).collect::<Result<Vec<_>, _>>()?;
+    let left = units_left(conn, partition, &settled).await?;
+    for hold in &mut settled {
+        hold.units_left = left[&(hold.sku.clone(), hold.user.clone())];
+    }
+    Ok(settled)
+}
+
+/// What the users of ended holds still have. Asked once per user, not per hold: one user may have hundreds of them.
+async fn units_left(
+    conn: &mut PgConnection,
+    partition: i32,
+    settled: &[SettledHold],
+) -> Result<BTreeMap<(SkuId, UserId), i64>, StoreError> {
+    let users: BTreeSet<(SkuId, UserId)> = settled.iter().map(|hold| (hold.sku.clone(), hold.user.clone())).collect();
+    let hashes: Vec<i64> = users.iter().map(|(_, user)| user.hash64()).collect();
+    let names: Vec<&str> = users.iter().map(|(_, user)| user.as_str()).collect();
+    let skus: Vec<&str> = users.iter().map(|(sku, _)| sku.as_str()).collect();
+    let query = sqlx::query_scalar(
+        "/* units_left */ SELECT h.units FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY
+           AS a (user_hash, user_id, sku_id, n) CROSS JOIN LATERAL (
+             SELECT coalesce(sum(u.quantity), 0)::bigint AS units FROM reservation u JOIN sku s ON s.sku_id = u.sku_id
+             WHERE u.partition = $4 AND u.user_hash = a.user_hash AND u.status IN (1, 3) AND u.user_id = a.user_id
+               AND u.sku_id = a.sku_id AND NOT (u.status = 1 AND u.expires_at <= s.expired_through)) h
+         ORDER BY a.n",
+    )
+    .bind(hashes)
+    .bind(names)
+    .bind(skus)
+    .bind(smallint(partition));
+    let units: Vec<i64> = ask("count what users have left", limits::STATEMENT_DEADLINE, query.fetch_all(conn)).await?;
+    Ok(users.into_iter().zip(units).collect())
 }
 
 /// Events of a transaction that are not those of its batch.
@@ -188,7 +212,7 @@ fn settled_of(row: &PgRow) -> Result<SettledHold, sqlx::Error> {
         sku: SkuId::parse(row.try_get("sku_id")?).map_err(broken)?,
         user: UserId::parse(row.try_get("user_id")?).map_err(broken)?,
         units: row.try_get::<i32, _>("quantity")?.into(),
-        units_left: row.try_get("units_left")?,
+        units_left: 0, // Counted next, for all.
         version: row.try_get("version")?,
         expires_at: millis_of(row.try_get::<OffsetDateTime, _>("expires_at")?),
     })
