@@ -47,7 +47,7 @@ async fn a_hold_ends_by_a_tick_when_nobody_buys() {
     })
     .await;
     let buyer = reserve("s", "v", 1);
-    world.publish(0, &[buyer.clone()]);
+    world.publish(0, std::slice::from_ref(&buyer));
     wait_for("the unit is sold again", ENDED, async || world.status(&buyer).await == "RESERVED").await;
     consumer.stop().await;
     world.finish().await;

@@ -277,7 +277,8 @@ async fn a_log_that_ends_below_the_position_halts() {
 async fn a_violated_check_halts_with_its_name() {
     let world = World::fresh(1).await;
     world.db.run("ALTER TABLE reservation ADD CONSTRAINT planted_check CHECK (user_id <> 'bad')").await;
-    world.publish(0, &[create("s", 0, 9, 5), reserve("s", "bad", 1)]);
+    // One record: its commands are always decided together.
+    publish_raw(&world.topic, 0, "s", &[&record(&[create("s", 0, 9, 5), reserve("s", "bad", 1)])]);
     let consumer = world.consume();
     let reason = world.wait_for_halt(0).await;
     assert!(reason.contains("23514") && reason.contains("planted_check"), "{reason}");
@@ -285,7 +286,7 @@ async fn a_violated_check_halts_with_its_name() {
     // The cause is removed, an operator resumes: the same batch is decided.
     world.db.run("ALTER TABLE reservation DROP CONSTRAINT planted_check").await;
     assert!(world.db.store().resume_partition(0, "constraint removed").await.unwrap());
-    world.wait_for_position(0, 2).await;
+    world.wait_for_position(0, 1).await;
     consumer.stop().await;
     world.finish().await;
 }

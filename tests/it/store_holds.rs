@@ -124,7 +124,7 @@ async fn a_hold_ends_in_the_counters_at_once_and_in_its_row_afterwards() {
     assert_eq!(bench.writer.next_ends().map(|(_, ends)| ends).collect::<Vec<_>>(), [1_000 + HOLD_MS]);
     bench.commit(1_000 + HOLD_MS - 1, &[tick("s")], true).await.unwrap();
     assert_eq!(bench.numbers("SELECT reserved FROM sku").await, 1, "not a millisecond early");
-    bench.commit(1_000 + HOLD_MS, &[b.clone()], false).await.unwrap();
+    bench.commit(1_000 + HOLD_MS, std::slice::from_ref(&b), false).await.unwrap();
     let stored = "SELECT status::bigint FROM reservation WHERE user_id = 'a'";
     let shown = "SELECT (status * 10 + version)::bigint FROM reservation_now WHERE user_id = 'a'";
     assert_eq!((bench.numbers(stored).await, bench.numbers(shown).await), (1, 52), "expired, whatever the row says");
