@@ -11,7 +11,8 @@
 //! ([`store`]), decides them with the pure function [`inventory::decide`], and commits decisions, stock and log position in one transaction
 //! whose first statement is the fence. A batch that fails and a COMMIT without an answer are judged in `consumer/worker/judge.rs`; the
 //! oracle is its `ask_oracle`. Only after COMMIT [`effects`] tell Redis and wake the [`waiters`]; [`subscription`] does the same in other
-//! processes. Reads of a reservation go through [`status`], many ids in one query.
+//! processes. Reads of a reservation go through [`status`], many ids in one query. What happened is stored with each batch and published by the
+//! relay ([`outbox`]).
 //!
 //! Everything but a reserve is asked through [`commands`], which wait for their decision: confirm, cancel and extend of a reservation, and
 //! what [`admin`] asks of a SKU.

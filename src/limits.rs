@@ -392,8 +392,6 @@ pub const EVENT_OVERHEAD_BYTES: usize = 512;
 pub const RELAY_ROWS_PER_ROUND: i64 = 8;
 /// Events that are fired before one wait: four full batches; more gains nothing that can be measured.
 pub const RELAY_SLICE_EVENTS: usize = 1000;
-/// How long the library waits for more events before it sends a pack (`linger.ms`): firing a slice takes about as long.
-pub const EVENT_LINGER: Duration = Duration::from_millis(1);
 /// Events in the client library's queue: a slice of each of a hundred partitions.
 pub const EVENT_QUEUE_RECORDS_MAX: usize = 100 * RELAY_SLICE_EVENTS;
 /// Bytes in that queue. A full one holds a slice back, no more.

@@ -29,6 +29,8 @@ mod http_server;
 mod ingress_publish;
 mod kafka_log;
 mod outbox_bytes;
+mod outbox_faults;
+mod outbox_relay;
 mod redis_outage;
 mod redis_scripts;
 mod status_reads;

@@ -30,7 +30,7 @@ pub struct World {
 }
 
 /// `RUST_LOG=debug` shows what the service says during a test.
-fn log_if_asked() {
+pub(super) fn log_if_asked() {
     if std::env::var_os("RUST_LOG").is_some() {
         let log = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env());
         // Another test of this process was first.

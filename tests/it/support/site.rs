@@ -212,6 +212,12 @@ impl Process {
         format!("http://{address}")
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the process can be sent a signal");
+    }
+
     /// Asks it to stop and waits for its end.
     pub async fn stop(self) -> ExitStatus {
         self.end_by("TERM").await
@@ -219,9 +225,7 @@ impl Process {
 
     /// Sends it a signal and waits for its end.
     pub async fn end_by(mut self, signal: &str) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        let asked = Command::new("kill").args([&format!("-{signal}"), &pid]).status();
-        assert!(asked.is_ok_and(|s| s.success()), "the process can be asked to stop");
+        self.signal(signal);
         wait_for_value("the process has ended", SOON, async || self.child.try_wait().expect("our child")).await
     }
 
