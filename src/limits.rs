@@ -379,6 +379,12 @@ pub const STATUS_READ_MAX: usize = 250;
 pub const STATUS_QUEUE_MAX: usize = 30_000;
 /// Lists that walk the table of reservations at once, of one process: they must not take the connections of everybody else.
 pub const LIST_WALKS_AT_ONCE: usize = 2;
+/// Reservations looked at for one page of a list; what was found until then is the page.
+pub const LIST_EXAMINED_MAX: usize = 50_000;
+/// And by one statement: a table that comes from the slowest disk must not take it to [`READ_DEADLINE`].
+pub const LIST_CHUNK: usize = 1_000;
+/// No further statement of a page begins after this.
+pub const LIST_TIME: Duration = Duration::from_secs(1);
 /// Queries of the status reader at once: a slow one must not stop all others.
 pub const STATUS_READS_AT_ONCE: usize = 4;
 
@@ -462,6 +468,7 @@ const _: () = {
         RELAY_DRAIN_DEADLINE.as_millis() + RELAY_SETTLE_DEADLINE.as_millis() <= CONSUMER_DRAIN_DEADLINE.as_millis(),
         "a relay ends beside the consumer"
     );
+    assert!(LIST_TIME.as_millis() < READ_DEADLINE.as_millis(), "a page that ends early must not be too late");
     assert!(
         INTAKE_LAG_MAX.as_millis() * 2 < HOLD_SECONDS_MIN as u128 * 1000,
         "lag must stay under half of the shortest hold"

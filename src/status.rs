@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::ids::Ticket;
 use crate::kafka::LogEnds;
 use crate::limits;
-use crate::store::{PartitionRow, ReservationFilter, ReservationRow, Store};
+use crate::store::{PartitionRow, ReservationFilter, ReservationPage, ReservationRow, Store};
 use crate::telemetry::metrics::STATUS_NOT_FOUND_AFTER_TICKET;
 
 use landing::Landing;
@@ -116,14 +116,14 @@ impl StatusReader {
         }
     }
 
-    /// Decided reservations, see [`Store::list_reservations`]. Lists that have to walk the table wait for each other.
+    /// A page of decided reservations, see [`Store::list_reservations`]. Lists that have to walk the table wait for each other.
     ///
     /// # Errors
     /// [`StatusUnavailable`], at the latest after twice [`limits::READ_DEADLINE`].
-    pub async fn list(&self, filter: &ReservationFilter) -> Result<Vec<ReservationRow>, StatusUnavailable> {
+    pub async fn list(&self, filter: &ReservationFilter) -> Result<ReservationPage, StatusUnavailable> {
         let turn = async { if filter.is_indexed() { None } else { self.walks.acquire().await.ok() } };
         let Ok(_turn) = tokio::time::timeout(limits::READ_DEADLINE, turn).await else { return Err(StatusUnavailable) };
-        self.store.list_reservations(filter).await.map_err(|error| {
+        self.store.list_reservations(filter, limits::LIST_EXAMINED_MAX).await.map_err(|error| {
             tracing::debug!(error = &error as &dyn std::error::Error, "could not list reservations");
             StatusUnavailable
         })

@@ -31,7 +31,7 @@ use crate::inventory::{Sku, Status};
 
 pub use batch::{BatchError, BatchHead, BatchTransaction, SettledHold};
 pub use dead_letters::DeadLetter;
-pub use lists::{ReservationFilter, UserUnits};
+pub use lists::{ReservationFilter, ReservationPage, UserUnits};
 pub use migrate::migrate;
 pub use outbox::{OutboxRow, OutboxSession, OutboxState, ParkedRow, UnreadRow};
 pub use writer::{Claim, ClaimError, Standing, Writer, WriterConfig};

@@ -15,7 +15,7 @@ use crate::ids::{IdempotencyKey, Note, PaymentRef, SkuId, Ticket, UserId};
 use crate::inventory::Status;
 use crate::limits;
 use crate::status::Found;
-use crate::store::{ReservationFilter, Store};
+use crate::store::{ReservationFilter, ReservationPage, Store};
 
 #[derive(Subcommand)]
 pub(super) enum Reservation {
@@ -60,7 +60,7 @@ pub(super) struct ListArgs {
     /// Only of this SKU
     #[arg(long, value_parser = SkuId::parse)]
     sku: Option<SkuId>,
-    /// Only in this state: RESERVED, REJECTED, CONFIRMED, CANCELLED or EXPIRED
+    /// Only in this state: RESERVED, REJECTED, CONFIRMED, CANCELLED or EXPIRED (without it all, of a user all but REJECTED)
     #[arg(long, value_parser = http::parse_status)]
     status: Option<Status>,
     /// Only those whose hold ends before this time, RFC 3339
@@ -133,10 +133,19 @@ async fn show(asking: &Asking, which: Which, is_json: bool) -> Result<(), Failur
 
 async fn list(asking: &Asking, args: ListArgs, is_json: bool) -> Result<(), Failure> {
     let ListArgs { user, sku, status, expires_before, limit, cursor } = args;
-    // One more tells whether there is a next page.
-    let filter = ReservationFilter { user, sku, status, expires_before, after: cursor, limit: limit + 1 };
-    let rows = asking.status.list(&filter).await.map_err(|error| Failure::unavailable(&error))?;
-    let page = ReservationListView::of(rows, limit, SystemClock.now());
+    let mut filter = ReservationFilter { user, sku, status, expires_before, after: cursor, limit };
+    let mut found = ReservationPage::default();
+    // A person has asked for so many: pages that are short because few of the looked at are such are read on.
+    loop {
+        let page = asking.status.list(&filter).await.map_err(|error| Failure::unavailable(&error))?;
+        found.rows.extend(page.rows);
+        found.next = page.next;
+        if found.next.is_none() || found.rows.len() == limit {
+            break;
+        }
+        filter = ReservationFilter { after: found.next, limit: limit - found.rows.len(), ..filter };
+    }
+    let page = ReservationListView::of(&found, SystemClock.now());
     if is_json {
         return print(pretty(&page));
     }

@@ -42,14 +42,14 @@ pub(super) async fn get_limits(
 
 /// List a user's reservations.
 ///
-/// In the order of their ids. With `status=RESERVED` or `CONFIRMED` an index answers; any other list walks all reservations, and is
-/// answered 503 if that takes too long.
+/// What the user holds or had (RESERVED, CONFIRMED, CANCELLED, EXPIRED), in the order of the ids. Refused requests are listed only with
+/// `status=REJECTED`. A page may be short or empty: go on until `next_cursor` is absent.
 #[utoipa::path(
     get, path = "/v1/users/{user}/reservations", tag = "users",
     params(
         ("user" = String, Path, description = "The user, as the shop names them"),
         ("sku_id" = Option<String>, Query, description = "Only of this SKU"),
-        ("status" = Option<String>, Query, description = "Only in this state"),
+        ("status" = Option<String>, Query, description = "Only in this state; without it all but REJECTED"),
         ("limit" = Option<u32>, Query, description = "1 to 500, default 50", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),
@@ -62,26 +62,19 @@ pub(super) async fn list_of_user(
 ) -> Result<Json<ReservationListView>, Problem> {
     let user = user_of(path)?;
     let given = Parameters::of(query.as_deref(), &["sku_id", "status", "limit", "cursor"])?;
-    let filter = ReservationFilter {
-        user: Some(user),
-        sku: given.optional("sku_id", SkuId::parse)?,
-        status: given.status()?,
-        expires_before: None,
-        after: given.cursor()?,
-        limit: given.limit()?,
-    };
-    page(&app, filter).await.map(Json)
+    page(&app, filter_of(&given, Some(user))?).await
 }
 
 /// List reservations.
 ///
-/// In the order of their ids; who holds what.
+/// Who holds what, in the order of the ids. With `user_id` and without `status`, refused requests are left out, as in the user's own list.
+/// A page may be short or empty, because only so many reservations are looked at for one: go on until `next_cursor` is absent.
 #[utoipa::path(
     get, path = "/v1/admin/reservations", tag = "reservations",
     params(
         ("sku_id" = Option<String>, Query, description = "Only of this SKU"),
         ("user_id" = Option<String>, Query, description = "Only of this user"),
-        ("status" = Option<String>, Query, description = "Only in this state"),
+        ("status" = Option<String>, Query, description = "Only in this state; without it all, with `user_id` all but REJECTED"),
         ("expires_before" = Option<String>, Query, description = "Only those whose hold ends before this time (RFC 3339)"),
         ("limit" = Option<u32>, Query, description = "1 to 500, default 50", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
@@ -94,22 +87,25 @@ pub(super) async fn list_for_operators(
 ) -> Result<Json<ReservationListView>, Problem> {
     let known = ["sku_id", "user_id", "status", "expires_before", "limit", "cursor"];
     let given = Parameters::of(query.as_deref(), &known)?;
-    let filter = ReservationFilter {
-        user: given.optional("user_id", UserId::parse)?,
+    let user = given.optional("user_id", UserId::parse)?;
+    page(&app, filter_of(&given, user)?).await
+}
+
+/// What was asked for. A parameter that a list does not know is absent in it.
+fn filter_of(given: &Parameters, user: Option<UserId>) -> Result<ReservationFilter, Problem> {
+    Ok(ReservationFilter {
+        user,
         sku: given.optional("sku_id", SkuId::parse)?,
         status: given.status()?,
         expires_before: given.optional("expires_before", parse_time)?,
         after: given.cursor()?,
         limit: given.limit()?,
-    };
-    page(&app, filter).await.map(Json)
+    })
 }
 
-async fn page(app: &App, filter: ReservationFilter) -> Result<ReservationListView, Problem> {
-    // One more tells whether there is a next page.
-    let asked = ReservationFilter { limit: filter.limit + 1, ..filter.clone() };
-    let rows = app.status.list(&asked).await.map_err(|_| status_unavailable())?;
-    Ok(ReservationListView::of(rows, filter.limit, app.clock.now()))
+async fn page(app: &App, filter: ReservationFilter) -> Result<Json<ReservationListView>, Problem> {
+    let page = app.status.list(&filter).await.map_err(|_| status_unavailable())?;
+    Ok(Json(ReservationListView::of(&page, app.clock.now())))
 }
 
 /// The user that a path names.

@@ -11,7 +11,7 @@ use super::query::cursor_after;
 use crate::clock::{Millis, rfc3339};
 use crate::ids::{Ticket, UserId};
 use crate::inventory::{LatePayment, Status};
-use crate::store::{CatalogueEntry, PartitionRow, ReservationRow, UserUnits};
+use crate::store::{CatalogueEntry, PartitionRow, ReservationPage, ReservationRow, UserUnits};
 
 /// A request that was accepted into the log: the body of a 202.
 #[derive(Debug, Serialize, ToSchema)]
@@ -367,7 +367,7 @@ pub struct SkuListView {
     pub next_cursor: Option<String>,
 }
 
-/// One page of reservations.
+/// One page of reservations. It may be short or empty: go on until `next_cursor` is absent.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ReservationListView {
     /// In the order of their ids.
@@ -378,12 +378,10 @@ pub struct ReservationListView {
 }
 
 impl ReservationListView {
-    /// The first `limit` of these rows; one more tells that there is a next page.
-    pub fn of(mut rows: Vec<ReservationRow>, limit: usize, now: Millis) -> Self {
-        let has_more = rows.len() > limit;
-        rows.truncate(limit);
-        let next_cursor = rows.last().filter(|_| has_more).map(|last| cursor_after(last.id));
-        Self { items: rows.iter().map(|row| ReservationView::decided(row, now)).collect(), next_cursor }
+    /// A page as it was read.
+    pub fn of(page: &ReservationPage, now: Millis) -> Self {
+        let items = page.rows.iter().map(|row| ReservationView::decided(row, now)).collect();
+        Self { items, next_cursor: page.next.map(cursor_after) }
     }
 }
 

@@ -17,7 +17,9 @@ impl Store {
     /// # Errors
     /// If the URL is not one.
     pub fn new(database_url: &str, topic: &str) -> Result<Self, StoreError> {
-        let options = read_options(database_url)?;
+        // A caller who has gone must not leave the server looking.
+        let timeout = limits::READ_DEADLINE.as_millis().to_string();
+        let options = read_options(database_url)?.options([("statement_timeout", timeout)]);
         let pool = PgPoolOptions::new()
             .max_connections(limits::READ_CONNECTIONS_MAX)
             .acquire_timeout(limits::READ_DEADLINE)

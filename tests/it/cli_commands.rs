@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use flashsale::limits;
 use serde_json::Value;
 
 use crate::support::consumer::World;
@@ -116,6 +117,27 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_reads_on_until_it_has_so_many() {
+    let world = World::fresh(1).await;
+    world.db.plant_crowd(2 * limits::LIST_EXAMINED_MAX as u32).await;
+    let brokers = brokers();
+    let environment = [("DATABASE_URL", world.db.url.as_str()), ("KAFKA_BROKERS", &brokers), ("TOPIC", &world.topic)];
+    let listed = |arguments: &str| -> Value {
+        let output = run(&format!("reservation list --json {arguments}"), &environment);
+        assert_eq!(code(&output), 0, "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("it is JSON")
+    };
+    let paid = listed("--status CONFIRMED");
+    assert_eq!((paid["items"].as_array().map(Vec::len), paid.get("next_cursor")), (Some(1), None), "{paid}");
+    let some = listed("--user u2 --status REJECTED --limit 2");
+    assert_eq!(some["items"].as_array().map(Vec::len), Some(2), "{some}");
+    let cursor = some["next_cursor"].as_str().expect("there are more");
+    let next = listed(&format!("--user u2 --status REJECTED --limit 1 --cursor {cursor}"));
+    assert!(next["items"][0]["id"].as_str() > some["items"][1]["id"].as_str(), "{next}");
+    assert_eq!(listed("--user u2")["items"], serde_json::json!([]), "what was refused is asked for by name");
 }
 
 #[tokio::test(flavor = "multi_thread")]

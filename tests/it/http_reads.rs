@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use flashsale::limits;
 use serde_json::{Value, json};
 
 use crate::support::app::{Answer, Http, request};
@@ -183,6 +184,33 @@ async fn lists_show_who_holds_what_page_by_page() {
         "answer": sale.get_admin("/v1/admin/reservations?expires_before=soon").await.whole()}));
     insta::assert_json_snapshot!("refused_lists", refusals);
     consumer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_refused_requests_makes_pages_short_and_no_list_fail() {
+    let sale = Sale::fresh().await;
+    sale.world.db.plant_crowd(3 * limits::LIST_EXAMINED_MAX as u32).await;
+    let users = sale.get("/v1/users/u1/reservations").await;
+    assert_eq!((users.status, users.body["items"][0]["status"].as_str()), (200, Some("CONFIRMED")));
+    assert_eq!((users.body["items"][1].clone(), users.body.get("next_cursor")), (Value::Null, None), "nothing refused");
+    let refused = sale.get("/v1/users/u1/reservations?status=REJECTED&limit=3").await;
+    let items = refused.body["items"].as_array().expect("items");
+    assert!(items.len() == 3 && items.iter().all(|item| item["status"] == "REJECTED"), "{refused:?}");
+    assert!(refused.body["next_cursor"].is_string());
+    let of_operator = sale.get_admin("/v1/admin/reservations?user_id=u1").await;
+    assert_eq!(of_operator.body["items"], users.body["items"], "the same list");
+    // Whoever goes on until there is no cursor finds the only one.
+    let (mut found, mut pages, mut path) = (Vec::new(), 0, "/v1/admin/reservations?status=CONFIRMED".to_owned());
+    loop {
+        let page = sale.get_admin(&path).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        pages += 1;
+        found.extend(page.body["items"].as_array().expect("items").clone());
+        let Some(cursor) = page.body["next_cursor"].as_str() else { break };
+        path = format!("/v1/admin/reservations?status=CONFIRMED&cursor={cursor}");
+    }
+    assert_eq!(found, users.body["items"].as_array().expect("items")[..]);
+    assert!(pages >= 4, "{pages}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

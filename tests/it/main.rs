@@ -35,6 +35,7 @@ mod redis_outage;
 mod redis_scripts;
 mod status_reads;
 mod store_holds;
+mod store_lists;
 mod store_writer;
 mod support;
 mod tidy;

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use flashsale::ids::UserId;
 use flashsale::store::{Store, migrate};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};
@@ -67,6 +68,20 @@ impl Database {
         let row =
             sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut self.connect().await).await.expect("a query of this test");
         row.try_get(0).expect("a text")
+    }
+
+    /// So many refused requests of users `u0` to `u9`, as no batch decided them, and after all of them the one that `u1` has paid.
+    pub async fn plant_crowd(&self, count: u32) {
+        let hash = UserId::parse("u1").expect("a legal user").hash64();
+        self.run(&format!(
+            "INSERT INTO reservation (reservation_id, user_hash, log_offset, log_time, quantity, version, partition, log_index, status,
+                                      user_id, sku_id, reason, payment_ref)
+             SELECT lpad(to_hex(n), 32, '0')::uuid, CASE n % 10 WHEN 1 THEN {hash} ELSE n % 10 END, n, 'epoch', 1, 1, 0, 0, status, 'u' || n % 10,
+                    's', CASE status WHEN 2 THEN 'SOLD_OUT' END, CASE status WHEN 3 THEN 'pay-9' END
+             FROM generate_series(1, {count} / 10 * 10 + 1) AS n
+             CROSS JOIN LATERAL (SELECT CASE WHEN n > {count} / 10 * 10 THEN 3 ELSE 2 END::smallint AS status) AS s"
+        ))
+        .await;
     }
 
     /// Drops the schema; a failed test leaves it behind for a look.
