@@ -227,7 +227,7 @@ impl<'c> Relay<'c> {
                         reason = unread.reason,
                         "parked a row of events that can't be read"
                     );
-                    self.session.settle(partition, &Default::default(), &[unread]).await?;
+                    self.session.park_unread(&unread).await?;
                 }
                 Next::Hold => {}
             }
@@ -253,7 +253,7 @@ impl<'c> Relay<'c> {
                 "parked events that can't be published"
             );
         }
-        self.session.settle(partition, &settlement, &[]).await?;
+        self.session.settle(partition, &settlement).await?;
         if is_lost {
             return Err(Broken::Lost);
         }

@@ -4,15 +4,16 @@
 //! and can't delete any more, and no transaction is open while Kafka is waited for (it would keep vacuum from the writers' tables).
 //! A relay that is frozen asks nothing for [`limits::RELAY_SESSION_IDLE_MAX`]; then the server ends its session, and another one leads.
 
-use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
 
 use super::connect::{ask, open, read_options, smallint};
 use super::{Store, StoreError};
 use crate::inventory::Event;
 use crate::limits;
 use crate::outbox::packed;
-use crate::outbox::round::{self, Settlement};
+use crate::outbox::round::Settlement;
 
 /// A row as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,9 @@ pub struct OutboxSession {
     conn: PgConnection,
     topic: String,
 }
+
+/// Between the SKUs of a row where arrays of rows are bound: Postgres has no arrays of arrays of different lengths. No SKU has one.
+const SKU_SEPARATOR: &str = ",";
 
 /// The SKUs of some events, as the column holds them.
 pub(super) fn sku_texts(events: &[Event]) -> Vec<String> {
@@ -143,42 +147,38 @@ impl OutboxSession {
         rows.iter().map(outbox_row).collect::<Result<_, sqlx::Error>>().map_err(unreadable)
     }
 
-    /// Writes down what became of a round of one partition: all of it or nothing.
+    /// Writes down what became of a round of one partition: all of it or nothing, in one statement, so that a relay that is frozen or gives
+    /// up half-way leaves no transaction open that its next settlement would commit.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn settle(
-        &mut self,
-        partition: i32,
-        settlement: &Settlement,
-        unread: &[UnreadRow],
-    ) -> Result<(), StoreError> {
-        let is_simple = settlement.rest.is_empty() && settlement.parked.is_empty() && unread.is_empty();
-        if is_simple && settlement.done.is_empty() {
-            return Ok(());
-        }
-        let settling = async {
-            if is_simple {
-                return delete(&mut self.conn, partition, &settlement.done).await;
-            }
-            sqlx::raw_sql("BEGIN").execute(&mut self.conn).await?;
-            let gone: Vec<i64> = settlement.done.iter().copied().chain(unread.iter().map(|u| u.row.id)).collect();
-            delete(&mut self.conn, partition, &gone).await?;
-            for row in &settlement.rest {
-                keep_rest(&mut self.conn, partition, row).await?;
-            }
-            for parked in &settlement.parked {
-                let event = std::slice::from_ref(&parked.event);
-                let bytes = packed::pack(partition, event);
-                let told = (Some(parked.event.id(partition)), Some(parked.event.kind()));
-                park(&mut self.conn, partition, told, &sku_texts(event), &parked.reason, &bytes).await?;
-            }
-            for UnreadRow { row, reason } in unread {
-                park(&mut self.conn, partition, (None, None), &row.skus, reason, &row.events).await?;
-            }
-            sqlx::raw_sql("COMMIT").execute(&mut self.conn).await.map(drop)
+    pub async fn settle(&mut self, partition: i32, settlement: &Settlement) -> Result<(), StoreError> {
+        let Settlement { done, rest, parked } = settlement;
+        let query = match (done.is_empty(), rest.is_empty() && parked.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, true) => sqlx::query("/* settle */ DELETE FROM outbox WHERE partition = $1 AND id = ANY($2)")
+                .bind(smallint(partition))
+                .bind(done),
+            (_, false) => settle_in_part(partition, settlement),
         };
-        ask("settle a round of the outbox", limits::STATEMENT_DEADLINE, settling).await
+        let settling = query.execute(&mut self.conn);
+        ask("settle a round of the outbox", limits::STATEMENT_DEADLINE, settling).await.map(drop)
+    }
+
+    /// Parks a row whole.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn park_unread(&mut self, unread: &UnreadRow) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "/* park_unread */ WITH gone AS (DELETE FROM outbox WHERE partition = $1 AND id = $2 RETURNING skus, events)
+             INSERT INTO outbox_parked (partition, skus, reason, events) SELECT $1, skus, $3, events FROM gone",
+        )
+        .bind(smallint(unread.row.partition))
+        .bind(unread.row.id)
+        .bind(&unread.reason);
+        let parking = query.execute(&mut self.conn);
+        ask("park a row of the outbox", limits::STATEMENT_DEADLINE, parking).await.map(drop)
     }
 
     /// How far behind publishing is, over all partitions, whoever leads them.
@@ -210,43 +210,41 @@ fn outbox_row(row: &PgRow) -> Result<OutboxRow, sqlx::Error> {
     })
 }
 
-async fn delete(conn: &mut PgConnection, partition: i32, ids: &[i64]) -> Result<(), sqlx::Error> {
-    let query = sqlx::query("/* delete */ DELETE FROM outbox WHERE partition = $1 AND id = ANY($2)")
-        .bind(smallint(partition))
-        .bind(ids);
-    query.execute(conn).await.map(drop)
-}
-
-/// Only the events that are left: a restart sends no confirmed one again.
-async fn keep_rest(conn: &mut PgConnection, partition: i32, row: &round::Row) -> Result<(), sqlx::Error> {
-    let query =
-        sqlx::query("/* keep_rest */ UPDATE outbox SET skus = $3, events = $4 WHERE partition = $1 AND id = $2")
-            .bind(smallint(partition))
-            .bind(row.id)
-            .bind(sku_texts(&row.events))
-            .bind(packed::pack(partition, &row.events));
-    query.execute(conn).await.map(drop)
-}
-
-async fn park(
-    conn: &mut PgConnection,
-    partition: i32,
-    (event_id, kind): (Option<String>, Option<&str>),
-    skus: &[String],
-    reason: &str,
-    events: &[u8],
-) -> Result<(), sqlx::Error> {
-    let query = sqlx::query(
-        "/* park */ INSERT INTO outbox_parked (partition, event_id, kind, skus, reason, events)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+/// Of rows that are not done only the events that are left are kept: a restart sends no confirmed one again.
+fn settle_in_part(partition: i32, settlement: &Settlement) -> Query<'_, Postgres, PgArguments> {
+    let Settlement { done, rest, parked } = settlement;
+    let (rest_ids, rest_skus): (Vec<i64>, Vec<String>) =
+        rest.iter().map(|row| (row.id, sku_texts(&row.events).join(SKU_SEPARATOR))).unzip();
+    let rest_events: Vec<Vec<u8>> = rest.iter().map(|row| packed::pack(partition, &row.events)).collect();
+    let (parked_ids, parked_skus): (Vec<String>, Vec<&str>) =
+        parked.iter().map(|parked| (parked.event.id(partition), parked.event.sku.as_str())).unzip();
+    let (kinds, reasons): (Vec<&str>, Vec<&str>) =
+        parked.iter().map(|parked| (parked.event.kind(), parked.reason.as_str())).unzip();
+    let parked_events: Vec<Vec<u8>> =
+        parked.iter().map(|parked| packed::pack(partition, std::slice::from_ref(&parked.event))).collect();
+    sqlx::query(
+        "/* settle_in_part */ WITH
+         gone AS (DELETE FROM outbox WHERE partition = $1 AND id = ANY($2)),
+         kept AS (
+           UPDATE outbox SET skus = string_to_array(k.skus, $3), events = k.events
+           FROM unnest($4::bigint[], $5::text[], $6::bytea[]) AS k (id, skus, events)
+           WHERE outbox.partition = $1 AND outbox.id = k.id)
+         INSERT INTO outbox_parked (partition, event_id, kind, skus, reason, events)
+         SELECT $1, event_id, kind, ARRAY[sku], reason, events
+         FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[]) WITH ORDINALITY
+           AS p (event_id, kind, sku, reason, events, n) ORDER BY n",
     )
     .bind(smallint(partition))
-    .bind(event_id)
-    .bind(kind)
-    .bind(skus)
-    .bind(reason)
-    .bind(events);
-    query.execute(conn).await.map(drop)
+    .bind(done)
+    .bind(SKU_SEPARATOR)
+    .bind(rest_ids)
+    .bind(rest_skus)
+    .bind(rest_events)
+    .bind(parked_ids)
+    .bind(kinds)
+    .bind(parked_skus)
+    .bind(reasons)
+    .bind(parked_events)
 }
 
 impl Store {

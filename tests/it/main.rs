@@ -31,6 +31,7 @@ mod kafka_log;
 mod outbox_bytes;
 mod outbox_faults;
 mod outbox_relay;
+mod outbox_session;
 mod redis_outage;
 mod redis_scripts;
 mod status_reads;
