@@ -266,14 +266,21 @@ impl Store {
 
     /// Puts a parked event back into the outbox, behind what waits there; `false` = there is none of that number.
     ///
+    /// Its row takes its number as a batch's does, under the lock of the partition's row: beside a batch that is being written it would show
+    /// the higher number first, and a relay that is past it would publish later events of the batch's SKUs before the batch.
+    ///
     /// # Errors
     /// [`StoreError`].
     pub async fn retry_parked(&self, id: i64) -> Result<bool, StoreError> {
         let query = sqlx::query(
-            "/* retry_parked */ WITH retried AS (DELETE FROM outbox_parked WHERE id = $1 RETURNING partition, skus, events)
+            "/* retry_parked */ WITH
+             locked AS MATERIALIZED (
+               SELECT e.id FROM outbox_parked e JOIN partition_state p USING (partition) WHERE e.id = $1 AND p.topic = $2 FOR UPDATE OF p),
+             retried AS (DELETE FROM outbox_parked WHERE id IN (SELECT id FROM locked) RETURNING partition, skus, events)
              INSERT INTO outbox (partition, skus, events) SELECT partition, skus, events FROM retried",
         )
-        .bind(id);
+        .bind(id)
+        .bind(&*self.topic);
         let retried = ask("put a parked event back", limits::READ_DEADLINE, query.execute(&self.pool)).await?;
         Ok(retried.rows_affected() == 1)
     }

@@ -1,10 +1,11 @@
-//! A relay's session when it is left alone half-way.
+//! A relay's session when it is left alone half-way, and rows that are put back while a writer writes.
 
 use std::future::Future;
 
 use flashsale::inventory::Event;
+use flashsale::outbox::packed;
 use flashsale::outbox::round::{Parked, Settlement};
-use flashsale::store::OutboxSession;
+use flashsale::store::{OutboxSession, Store};
 use sqlx::PgConnection;
 
 use crate::support::commands::{create, reserve};
@@ -77,5 +78,33 @@ async fn a_relay_that_is_frozen_while_it_settles_loses_its_lead() {
     let _frozen = cut_off_while_it_settles(&db, &events, id).await;
     let mut other = OutboxSession::open(&db.url, "t").await.expect("a session");
     wait_for("another relay leads", SOON, async || other.take_leads(&[]).await.expect("asked") == [0]).await;
+    db.drop().await;
+}
+
+/// A relay looks at a partition's rows by their numbers. One that is put back must not show a higher number while a writer still holds
+/// a lower one: the relay would be past it when it is committed, and later events of its SKUs would go first.
+#[tokio::test]
+async fn a_parked_event_is_put_back_behind_the_batch_that_is_being_written() {
+    let (db, events, id) = world().await;
+    let mut session = OutboxSession::open(&db.url, "t").await.expect("a session");
+    session.settle(0, &park_all(id, &events)).await.expect("settled");
+    let parked = db.store().load_parked().await.expect("readable");
+    // As a batch does: the fence, then its row.
+    let mut writer = db.connect().await;
+    execute(&mut writer, "BEGIN; UPDATE partition_state SET position = position + 1 WHERE partition = 0").await;
+    execute(&mut writer, "INSERT INTO outbox (partition, skus, events) VALUES (0, '{other}', '\\x00')").await;
+    let store: Store = db.store();
+    let mut retrying = tokio::spawn(async move { store.retry_parked(parked[0].id).await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '/* retry_parked%'
+                 AND pg_blocking_pids(pid) <> '{}'";
+    tokio::select! {
+        _ = &mut retrying => panic!("it was put back in front of the writer"),
+        () = wait_for("it waits for the writer", SOON, async || db.number(waits).await > 0) => {}
+    }
+    execute(&mut writer, "COMMIT").await;
+    assert!(retrying.await.expect("no panic").expect("done"));
+    let rows = session.load(&[(0, 0)], &[]).await.expect("readable");
+    assert_eq!(rows.iter().map(|row| row.skus[0].as_str()).collect::<Vec<_>>(), ["other", "s"]);
+    assert_eq!(packed::unpack(&rows[1].events).expect("readable").events, events[..1]);
     db.drop().await;
 }
