@@ -83,6 +83,8 @@ pub async fn run(config: Config, health: Health, stop: CancellationToken) {
                 let ended = Relay::new(&config, session, stop.clone()).lead().await;
                 health.0.store(false, Ordering::Relaxed);
                 gauge!(names::RELAY_LEADS).set(0.0);
+                // Whoever leads now holds back what it must; a number that nobody corrects would be an alarm for ever.
+                gauge!(names::EVENTS_HELD).set(0.0);
                 match ended {
                     Ok(()) => return,
                     Err(broken) => {
