@@ -461,7 +461,9 @@ pub const METRICS_UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 const _: () = {
     assert!(
-        RELAY_LEAD_EVERY.as_millis() + STATEMENT_DEADLINE.as_millis() < RELAY_SESSION_IDLE_MAX.as_millis(),
+        // Between two questions it may look for a broker, see `topics::facts`.
+        RELAY_LEAD_EVERY.as_millis() + STATEMENT_DEADLINE.as_millis() + 3 * LOG_PROBE_DEADLINE.as_millis()
+            < RELAY_SESSION_IDLE_MAX.as_millis(),
         "the session of a relay that is well would be ended"
     );
     assert!(

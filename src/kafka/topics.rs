@@ -96,17 +96,22 @@ pub struct TopicFacts {
 /// # Errors
 /// [`KafkaError`] if none answers in time, or none knows the topic.
 pub async fn facts(brokers: &str, topic: &str) -> Result<TopicFacts, KafkaError> {
+    let admin = admin(brokers)?;
+    let facts = ask_facts(&admin, topic).await;
+    // The end of the library's threads takes up to half a second, and this thread has other tasks.
+    tokio::task::spawn_blocking(move || drop(admin));
+    facts
+}
+
+async fn ask_facts(admin: &Admin, topic: &str) -> Result<TopicFacts, KafkaError> {
     const ATTEMPT: &str = "ask about the topic of events";
-    let asked = async {
-        let admin = admin(brokers)?;
-        let leaders = leaders_of(&admin, topic).await?;
-        // Who may write to a topic may not always read its settings.
-        let settings = settings_of(&admin, topic).await.unwrap_or_default();
-        Ok((leaders.len(), message_bytes(&settings).unwrap_or(limits::TOPIC_MESSAGE_BYTES_MIN)))
-    };
-    let deadline = limits::LOG_PROBE_DEADLINE * 2;
-    let asked = tokio::time::timeout(deadline, asked).await;
-    let (partitions, message_bytes_max) = asked.map_err(|_| KafkaError::Deadline { attempt: ATTEMPT })??;
+    let unanswered = |_| KafkaError::Deadline { attempt: ATTEMPT };
+    let leaders = tokio::time::timeout(limits::LOG_PROBE_DEADLINE * 2, leaders_of(admin, topic));
+    let partitions = leaders.await.map_err(unanswered)??.len();
+    // Who may write to a topic may not always read its settings, and a broker that is not asked for them by others may never answer.
+    let settings = tokio::time::timeout(limits::LOG_PROBE_DEADLINE, settings_of(admin, topic)).await;
+    let settings = settings.ok().and_then(Result::ok).unwrap_or_default();
+    let message_bytes_max = message_bytes(&settings).unwrap_or(limits::TOPIC_MESSAGE_BYTES_MIN);
     match i32::try_from(partitions) {
         Ok(partitions) if partitions > 0 => Ok(TopicFacts { partitions, message_bytes_max }),
         _ => Err(KafkaError::Deadline { attempt: ATTEMPT }),

@@ -28,6 +28,7 @@ mod http_reservations;
 mod http_server;
 mod ingress_publish;
 mod kafka_log;
+mod outbox_brokers;
 mod outbox_bytes;
 mod outbox_faults;
 mod outbox_relay;
