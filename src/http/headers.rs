@@ -1,4 +1,5 @@
-//! Request headers, read into types: `X-Request-Id`, `Idempotency-Key`, `Prefer: wait=N`, `If-None-Match`; and the query string.
+//! Request headers, read into types: `X-Request-Id`, `Idempotency-Key`, `Prefer: wait=N`, `If-None-Match`, `Last-Event-ID`; and the query
+//! string.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// `Prefer`, in.
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// `Last-Event-ID`, in: the last event that a client of a stream has seen.
+pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// `Preference-Applied`, out.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -139,6 +142,14 @@ impl IfNoneMatch {
             Self::Tags(tags) => tags.contains(&version.to_string()),
         }
     }
+}
+
+/// The version that a client of a stream has seen last, by `Last-Event-ID`. What can't be one is ignored: the client is told the present state.
+pub fn last_version_seen(headers: &HeaderMap) -> Option<i32> {
+    let mut sent = headers.get_all(LAST_EVENT_ID).iter();
+    let (Some(only), None) = (sent.next(), sent.next()) else { return None };
+    let text = only.to_str().ok()?;
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 /// Our tags are numbers, so a list can be cut at its commas.

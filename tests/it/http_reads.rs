@@ -1,11 +1,13 @@
 //! Reading over HTTP with real servers: streams, lists, limits, and what an operator sees of a SKU.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flashsale::limits;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
-use crate::support::app::{Answer, Http, request};
+use crate::support::app::{Answer, Http, request, whole};
 use crate::support::consumer::World;
 
 const WAIT: (&str, &str) = ("prefer", "wait=20");
@@ -101,6 +103,72 @@ async fn a_stream_tells_every_change_and_ends_with_the_last() {
     assert_eq!(events_of(&sale.get(&format!("/v1/reservations/{id}/events")).await.body).len(), 1);
     let nobody = sale.get("/v1/reservations/0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000/events").await;
     assert_eq!((nobody.status, nobody.code()), (404, "UNKNOWN_RESERVATION"));
+    consumer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_comes_back_is_told_only_what_it_missed() {
+    let sale = Sale::fresh().await;
+    let consumer = sale.world.consume();
+    sale.put("s", json!({"on_hand": 9, "user_limit": 9})).await;
+    let id = sale.id_of("u", "s").await;
+    let follow = async |last_seen: &[&str]| {
+        let lines: Vec<_> = last_seen.iter().map(|id| ("last-event-id", *id)).collect();
+        sale.http.ask(request(&format!("GET /v1/reservations/{id}/events"), &lines, None)).await
+    };
+    let versions = |answer: &Answer| -> Vec<String> {
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/event-stream")), "{answer:?}");
+        events_of(&answer.body).into_iter().map(|(_, version, _)| version).collect()
+    };
+    // It has RESERVED and waits for what follows. The head of the answer comes when the state was read.
+    let stream = request(&format!("GET /v1/reservations/{id}/events"), &[("last-event-id", "1")], None);
+    let stream = sale.http.public.clone().oneshot(stream).await.expect("routers are infallible");
+    sale.change(&id, "confirm", json!({"payment_ref": "pay-9"})).await;
+    assert_eq!(versions(&whole(stream).await), ["2"]);
+    // It was away when the last change came.
+    assert_eq!(versions(&follow(&["1"]).await), ["2"]);
+    // It has seen the last one: 204 is how an EventSource is told not to come again.
+    let over = follow(&["2"]).await;
+    assert_eq!((over.status, &over.body, over.header("content-type")), (204, &json!(""), None));
+    // What can't be one of our versions is as good as none.
+    for ignored in [&[""][..], &["x"], &["-2"], &["+2"], &["2.0"], &["2,2"], &["99999999999"], &["3"], &["2", "2"]] {
+        assert_eq!(versions(&follow(ignored).await), ["2"], "{ignored:?}");
+    }
+    let nobody = "GET /v1/reservations/0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000/events";
+    let nobody = sale.http.ask(request(nobody, &[("last-event-id", "2")], None)).await;
+    assert_eq!((nobody.status, nobody.code()), (404, "UNKNOWN_RESERVATION"));
+    consumer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_gives_its_place_back() {
+    let sale = Sale::fresh().await;
+    let consumer = sale.world.consume();
+    sale.put("s", json!({"on_hand": 9})).await;
+    let id = sale.id_of("u", "s").await;
+    let taken = || limits::EVENT_STREAMS_MAX - sale.http.event_streams.available_permits();
+    let path = format!("/v1/reservations/{id}/events");
+    let open = async || {
+        let asked = sale.http.public.clone().oneshot(request(&format!("GET {path}"), &[], None)).await;
+        asked.expect("routers are infallible")
+    };
+    let streams = [open().await, open().await];
+    assert_eq!(taken(), 2);
+    // A client that leaves drops the body, read or not.
+    drop(streams);
+    assert_eq!(taken(), 0);
+    assert_eq!(sale.get("/v1/reservations/0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000/events").await.status, 404);
+    sale.change(&id, "cancel", json!({})).await;
+    assert_eq!(sale.get(&path).await.status, 200);
+    assert_eq!(sale.http.ask(request(&format!("GET {path}"), &[("last-event-id", "2")], None)).await.status, 204);
+    assert_eq!(taken(), 0);
+    // With none left, nobody else is kept waiting.
+    let all = u32::try_from(limits::EVENT_STREAMS_MAX).expect("it fits");
+    let places = Arc::clone(&sale.http.event_streams).acquire_many_owned(all).await.expect("never closed");
+    let full = sale.get(&path).await;
+    assert_eq!((full.status, full.code()), (503, "OVERLOADED"));
+    drop(places);
+    assert_eq!(sale.get(&path).await.status, 200);
     consumer.stop().await;
 }
 

@@ -39,6 +39,8 @@ const AWAY: &str = "127.0.0.1:1";
 pub struct Http {
     pub public: Router,
     pub admin: Router,
+    /// Places for event streams.
+    pub event_streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -79,6 +81,7 @@ impl Http {
             stop.clone(),
             limits::COMMAND_POLL_EVERY,
         );
+        let event_streams = Arc::new(Semaphore::new(limits::EVENT_STREAMS_MAX));
         let app = Arc::new(App {
             admission: Admission::start(Some(cache), status.clone(), catalogue.clone(), &services),
             catalogue,
@@ -91,13 +94,14 @@ impl Http {
             sku_reads: SkuReads::start(store, &services),
             clock,
             publishes: TaskTracker::new(),
-            event_streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS_MAX)),
+            event_streams: Arc::clone(&event_streams),
             stop_waiting: stop.clone(),
         });
         let health =
             Health { stop: stop.clone(), ingress: Some(ingress), catalogue_loaded: None, consumer: None, relay: None };
         let operations = Operations { health, metrics: metrics::recorder().handle() };
-        Self { public: public_router(Arc::clone(&app)), admin: admin_router(operations, Some(app), token), stop }
+        let (public, admin) = (public_router(Arc::clone(&app)), admin_router(operations, Some(app), token));
+        Self { public, admin, event_streams, stop }
     }
 
     /// As when the process is told to stop: whoever waits for a decision is told what is known now.
@@ -152,7 +156,8 @@ async fn answer(router: &Router, request: Request<Body>) -> Answer {
     whole(response).await
 }
 
-async fn whole(response: Response<Body>) -> Answer {
+/// Reads an answer to its end.
+pub async fn whole(response: Response<Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let text = |value: &header::HeaderValue| value.to_str().expect("our headers are text").to_owned();
     let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), text(value).into())).collect();
