@@ -8,7 +8,7 @@ use flashsale::clock::{Clock, Millis, SystemClock};
 use crate::support::commands::{create, record, reserve};
 use crate::support::consumer::{SOON, World};
 use crate::support::kafka::publish_raw_on;
-use crate::support::site::{Process, Site};
+use crate::support::site::Site;
 use crate::support::wait::wait_for;
 
 /// A clock that is wrong by so many milliseconds.
@@ -41,13 +41,6 @@ async fn a_worker_that_waits_too_long_is_told_until_it_goes_on() {
     world.finish().await;
 }
 
-/// The value of a series on the admin listener; `None` if it is not there.
-async fn metric(site: &Site, process: &Process, series: &str) -> Option<f64> {
-    let answer = site.client.get(format!("{}/metrics", process.admin)).send().await.expect("it answers");
-    let text = answer.text().await.expect("it is text");
-    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_postgres_is_told_and_waited_for() {
     const STALLED: &str = "flashsale_consumer_stalled{partition=\"3\"}";
@@ -63,19 +56,19 @@ async fn a_frozen_postgres_is_told_and_waited_for() {
     let pair = |n: i32| record(&[reserve("s", &format!("a{n}"), 1), reserve("s", &format!("b{n}"), 1)]);
     publish(&[record(&[create("s", 3, 1000, 5), reserve("s", "first", 1)])]);
     let consumer = site.start("consumer").await;
-    wait_for("the mix is known", SOON, async || metric(&site, &consumer, DEPTH).await == Some(0.0)).await;
-    assert_eq!(metric(&site, &consumer, STALLED).await, Some(0.0));
+    wait_for("the mix is known", SOON, async || site.metric(&consumer, DEPTH).await == Some(0.0)).await;
+    assert_eq!(site.metric(&consumer, STALLED).await, Some(0.0));
 
     services.run("pause", &["postgres"]).await;
     publish(&(0..7).map(pair).collect::<Vec<_>>());
-    wait_for("the stall is shown", SOON, async || metric(&site, &consumer, STALLED).await == Some(1.0)).await;
-    assert_eq!(metric(&site, &consumer, DEPTH).await, Some(14.0), "seven records of two commands");
-    assert_eq!(metric(&site, &consumer, "flashsale_consumer_stalled{partition=\"2\"}").await, Some(0.0));
+    wait_for("the stall is shown", SOON, async || site.metric(&consumer, STALLED).await == Some(1.0)).await;
+    assert_eq!(site.metric(&consumer, DEPTH).await, Some(14.0), "seven records of two commands");
+    assert_eq!(site.metric(&consumer, "flashsale_consumer_stalled{partition=\"2\"}").await, Some(0.0));
     wait_for("it is not ready", SOON, async || !site.is_ready(&consumer).await).await;
 
     services.run("resume", &["postgres"]).await;
-    wait_for("the stall is over", SOON, async || metric(&site, &consumer, STALLED).await == Some(0.0)).await;
-    wait_for("nothing waits", SOON, async || metric(&site, &consumer, DEPTH).await == Some(0.0)).await;
+    wait_for("the stall is over", SOON, async || site.metric(&consumer, STALLED).await == Some(0.0)).await;
+    wait_for("nothing waits", SOON, async || site.metric(&consumer, DEPTH).await == Some(0.0)).await;
     wait_for("it is ready", SOON, async || site.is_ready(&consumer).await).await;
     let errors: Vec<_> = consumer.lines().into_iter().filter(|line| line["level"] == "ERROR").collect();
     assert_eq!(errors.len(), 1, "once per stall: {errors:?}");

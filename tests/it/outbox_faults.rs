@@ -1,10 +1,10 @@
 //! The relay when processes and servers fail: repeats are allowed, gaps and another order are not.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flashsale::inventory::Command;
 use flashsale::limits;
-use flashsale::store::OutboxSession;
+use tokio::time::interval;
 
 use crate::support::commands::{create, reserve};
 use crate::support::database::Database;
@@ -85,28 +85,31 @@ async fn a_relay_that_is_frozen_loses_its_lead_and_finds_another_one_when_it_wak
 
 #[tokio::test]
 async fn while_the_broker_is_away_the_outbox_fills_and_then_drains_in_order() {
-    let services = Services::start(&["kafka"]).await;
+    const LAG: &str = "flashsale_events_lag_seconds";
+    let site = Site::with_private(&["kafka"]).await;
+    let services = site.services.as_ref().expect("private");
     let kafka = services.address("KAFKA_BROKERS");
-    let (db, topic) = (Database::fresh("t", 1).await, fresh_name("events"));
-    make_topic(&kafka, &topic, 1, 1024 * 1024).await;
-    let mut ledger = ledger_of(&db).await;
-    let relay = Relaying::start(&db, &kafka, &topic);
-    wait_until_published(&db).await;
-    for way in ["stop", "kill"] {
+    let mut ledger = ledger_of(&site.db).await;
+    let relay = site.start("relay").await;
+    wait_until_published(&site.db).await;
+    for (way, outage) in [("stop", Duration::from_secs(30)), ("kill", Duration::from_secs(2))] {
         services.run(way, &["kafka"]).await;
-        sell(&mut ledger, way, 12, 60).await;
-        let waiting = rows_left(&db).await;
-        assert!(waiting >= 12, "{waiting} rows wait");
-        let mut session = OutboxSession::open(&db.url, "t").await.expect("a session");
-        wait_for("the lag shows it", SOON, async || session.state().await.expect("readable").lag_seconds > 1.0).await;
+        let (began, mut sales, mut turns) = (Instant::now(), 0, interval(Duration::from_millis(500)));
+        while began.elapsed() < outage {
+            turns.tick().await;
+            sales += 1;
+            sell(&mut ledger, &format!("{way}-{sales}"), 1, 60).await;
+        }
+        assert_eq!(rows_left(&site.db).await, sales, "one for each batch");
+        let least = (outage / 2).as_secs_f64();
+        wait_for("the lag shows it", SOON, async || site.metric(&relay, LAG).await > Some(least)).await;
         services.run("start", &["kafka"]).await;
-        wait_until_published(&db).await;
-        let (told, _) = first_told(&read_all(&kafka, &topic).await);
+        wait_until_published(&site.db).await;
+        let (told, _) = first_told(&read_all(&kafka, &format!("{}-events", site.db.topic)).await);
         assert_eq!(told, ledger.told, "after {way}");
-        assert_eq!(session.state().await.expect("readable").lag_seconds, 0.0);
+        wait_for("the lag is gone", SOON, async || site.metric(&relay, LAG).await == Some(0.0)).await;
     }
-    relay.stop().await;
-    db.drop().await;
+    site.finish([relay]).await;
 }
 
 #[tokio::test]

@@ -30,11 +30,18 @@ impl Services {
     }
 
     /// An address, by the name of its variable: `DATABASE_URL`, `REDIS_URL`, `KAFKA_BROKERS`.
+    ///
+    /// # Panics
+    /// If that server is not among these.
     pub fn address(&self, variable: &str) -> String {
+        self.find_address(variable).unwrap_or_else(|| panic!("{variable} is none of these servers"))
+    }
+
+    /// The same; `None` = that server is not among these.
+    pub fn find_address(&self, variable: &str) -> Option<String> {
         let written = std::fs::read_to_string(self.folder.join("env")).expect("the script writes it");
         let start = format!("export {variable}=");
-        let line = written.lines().find_map(|line| line.strip_prefix(&start));
-        line.unwrap_or_else(|| panic!("{variable} is not in {written}")).to_owned()
+        written.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
     }
 
     fn command(&self, verb: &str) -> Command {

@@ -38,21 +38,25 @@ pub struct Process {
 impl Site {
     /// On the servers of the test run.
     pub async fn shared() -> Self {
-        let variable =
-            |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} names a server; `make test` sets it"));
-        Self::on(None, variable).await
+        Self::on(None).await
     }
 
     /// On servers of its own, to be stopped and killed.
     pub async fn private() -> Self {
-        let services = Services::start(&["postgres", "redis", "kafka"]).await;
-        let addresses: HashMap<String, String> =
-            ["DATABASE_URL", "REDIS_URL", "KAFKA_BROKERS"].map(|name| (name.to_owned(), services.address(name))).into();
-        Self::on(Some(services), |name| addresses[name].clone()).await
+        Self::with_private(&["postgres", "redis", "kafka"]).await
     }
 
-    async fn on(services: Option<Services>, address: impl Fn(&str) -> String) -> Self {
+    /// With these servers of its own; the others are those of the test run.
+    pub async fn with_private(names: &[&str]) -> Self {
+        Self::on(Some(Services::start(names).await)).await
+    }
+
+    async fn on(services: Option<Services>) -> Self {
         let topic = fresh_name("site");
+        let shared =
+            |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} names a server; `make test` sets it"));
+        let private = |name: &str| services.as_ref().and_then(|services| services.find_address(name));
+        let address = |name: &str| private(name).unwrap_or_else(|| shared(name));
         let db = Database::empty_on(&address("DATABASE_URL"), &topic).await;
         let environment = HashMap::from([
             ("DATABASE_URL", db.url.clone()),
@@ -119,6 +123,13 @@ impl Site {
     pub async fn is_ready(&self, process: &Process) -> bool {
         let answer = self.client.get(format!("{}/readyz", process.admin)).send().await;
         answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
+    }
+
+    /// The value of a series on a process' admin listener; `None` if it is not there.
+    pub async fn metric(&self, process: &Process, series: &str) -> Option<f64> {
+        let answer = self.client.get(format!("{}/metrics", process.admin)).send().await.expect("it answers");
+        let text = answer.text().await.expect("it is text");
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// Creates a SKU by the command line.
