@@ -6,7 +6,7 @@ use axum::extract::{Path, RawQuery, State};
 
 use super::app::{App, SharedApp, unreadable};
 use super::headers;
-use super::openapi::{AdminListProblems, AdminReadProblems};
+use super::openapi::{AdminListProblems, AdminReadProblems, PageQuery, SkuPath};
 use super::problem::Problem;
 use super::skus::{sku_of, unknown_sku};
 use super::views::{AdminSkuView, LagView, SkuListView};
@@ -14,7 +14,7 @@ use crate::store::{CatalogueEntry, PartitionRow};
 
 /// Look at a SKU as an operator.
 #[utoipa::path(
-    get, path = "/v1/admin/skus/{sku}", tag = "skus", params(("sku" = String, Path, description = "The SKU")),
+    get, path = "/v1/admin/skus/{sku}", tag = "skus", params(SkuPath),
     responses((status = 200, description = "The SKU", body = AdminSkuView), AdminReadProblems)
 )]
 pub(super) async fn get_sku(
@@ -34,10 +34,7 @@ pub(super) async fn get_sku(
 /// List SKUs.
 #[utoipa::path(
     get, path = "/v1/admin/skus", tag = "skus",
-    params(
-        ("limit" = Option<u32>, Query, description = "1 to 500, default 50", minimum = 1, maximum = 500),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-    ),
+    params(PageQuery),
     responses((status = 200, description = "One page", body = SkuListView), AdminListProblems)
 )]
 pub(super) async fn list_skus(

@@ -6,7 +6,7 @@ use axum::extract::{Path, RawQuery, State};
 
 use super::app::{App, SharedApp, status_unavailable, unreadable};
 use super::json::{self, FieldError};
-use super::openapi::{AdminListProblems, LimitsProblems, UserListProblems};
+use super::openapi::{AdminListProblems, LimitsProblems, PageQuery, UserListProblems};
 use super::problem::Problem;
 use super::query::Parameters;
 use super::sku_bodies::parse_time;
@@ -50,8 +50,7 @@ pub(super) async fn get_limits(
         ("user" = String, Path, description = "The user, as the shop names them"),
         ("sku_id" = Option<String>, Query, description = "Only of this SKU"),
         ("status" = Option<String>, Query, description = "Only in this state; without it all but REJECTED"),
-        ("limit" = Option<u32>, Query, description = "1 to 500, default 50", minimum = 1, maximum = 500),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        PageQuery,
     ),
     responses((status = 200, description = "One page", body = ReservationListView), UserListProblems)
 )]
@@ -76,8 +75,7 @@ pub(super) async fn list_of_user(
         ("user_id" = Option<String>, Query, description = "Only of this user"),
         ("status" = Option<String>, Query, description = "Only in this state; without it all, with `user_id` all but REJECTED"),
         ("expires_before" = Option<String>, Query, description = "Only those whose hold ends before this time (RFC 3339)"),
-        ("limit" = Option<u32>, Query, description = "1 to 500, default 50", minimum = 1, maximum = 500),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        PageQuery,
     ),
     responses((status = 200, description = "One page", body = ReservationListView), AdminListProblems)
 )]

@@ -1,5 +1,7 @@
 //! The OpenAPI documents: request bodies, the problems of each call, and what both listeners have in common.
 
+mod params;
+
 use std::collections::BTreeMap;
 
 use serde_json::json;
@@ -9,6 +11,8 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr};
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use super::problem::Code;
+
+pub(super) use params::{ChangeKey, PageQuery, ReservationPath, SkuPath, TicketQuery};
 
 /// Body of a reservation request.
 #[derive(serde::Deserialize, ToSchema)]

@@ -16,6 +16,7 @@ use super::headers::{self, RequestId};
 use super::json::{self, Fields};
 use super::openapi::{
     CancelBody, CancelProblems, ConfirmBody, ConfirmProblems, ExtendBody, ExtendProblems, ReservationCommandProblems,
+    ReservationPath, TicketQuery,
 };
 use super::problem::{Code, Problem};
 use super::refusals::{not_asked, not_reserved_yet, refused};
@@ -55,8 +56,7 @@ impl FromRequestParts<SharedApp> for Call {
 #[utoipa::path(
     post, path = "/v1/reservations/{id}/confirm", tag = "reservations", request_body = ConfirmBody,
     params(
-        ("id" = Uuid, Path, description = "The reservation"),
-        ("ticket" = Option<String>, Query, description = "As the 202 gave it: finds a reservation that is not decided yet"),
+        ReservationPath, TicketQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "Name of this call; the payment names it anyway"),
     ),
     responses(
@@ -82,8 +82,7 @@ pub(super) async fn confirm(
 #[utoipa::path(
     post, path = "/v1/reservations/{id}/cancel", tag = "reservations", request_body = Option<CancelBody>,
     params(
-        ("id" = Uuid, Path, description = "The reservation"),
-        ("ticket" = Option<String>, Query, description = "As the 202 gave it: finds a reservation that is not decided yet"),
+        ReservationPath, TicketQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "Name of this call; without one the reservation names it"),
     ),
     responses(
@@ -109,8 +108,7 @@ pub(super) async fn cancel(
 #[utoipa::path(
     post, path = "/v1/reservations/{id}/extend", tag = "reservations", request_body = ExtendBody,
     params(
-        ("id" = Uuid, Path, description = "The reservation"),
-        ("ticket" = Option<String>, Query, description = "As the 202 gave it: finds a reservation that is not decided yet"),
+        ReservationPath, TicketQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "Name of this extension: it is made once"),
     ),
     responses(

@@ -16,8 +16,8 @@ use super::frame;
 use super::headers;
 use super::json::{self, FieldError};
 use super::openapi::{
-    AdjustProblems, AdjustmentBody, CommandProblems, NoteBody, PatchSkuBody, PatchSkuProblems, PauseProblems,
-    PutSkuBody, PutSkuProblems,
+    AdjustProblems, AdjustmentBody, ChangeKey, CommandProblems, NoteBody, PatchSkuBody, PatchSkuProblems,
+    PauseProblems, PutSkuBody, PutSkuProblems, SkuPath,
 };
 use super::problem::{Code, Effect, Problem};
 use super::refusals::{not_asked, refused};
@@ -54,10 +54,7 @@ impl FromRequestParts<SharedApp> for Call {
 /// What is left out gets its default; stock is only compared. The change takes effect in log order; the answer waits for it up to 5 s.
 #[utoipa::path(
     put, path = "/v1/admin/skus/{sku}", tag = "skus", request_body = PutSkuBody,
-    params(
-        ("sku" = String, Path, description = "The SKU, 1 to 64 characters of `A-Z a-z 0-9 . _ : -`"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Name of this change"),
-    ),
+    params(SkuPath, ChangeKey),
     responses(
         (status = 201, description = "Created", body = AdminSkuView),
         (status = 200, description = "Changed", body = AdminSkuView),
@@ -83,10 +80,7 @@ pub(super) async fn put_sku(
         (PatchSkuBody = "application/merge-patch+json"),
         (PatchSkuBody = "application/json"),
     )),
-    params(
-        ("sku" = String, Path, description = "The SKU"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Name of this change"),
-    ),
+    params(SkuPath, ChangeKey),
     responses(
         (status = 200, description = "Changed", body = AdminSkuView),
         (status = 202, description = "In the log, not decided yet", body = AcceptedCommandView),
@@ -109,7 +103,7 @@ pub(super) async fn patch_sku(
 #[utoipa::path(
     post, path = "/v1/admin/skus/{sku}/adjustments", tag = "skus", request_body = AdjustmentBody,
     params(
-        ("sku" = String, Path, description = "The SKU"),
+        SkuPath,
         ("Idempotency-Key" = Option<String>, Header, description = "Name of this adjustment, if it has no `reference`"),
     ),
     responses(
@@ -132,10 +126,7 @@ pub(super) async fn adjust_sku(
 /// Requests behind the pause in the log are rejected, those before it decided as usual. Confirm, cancel and extend go on.
 #[utoipa::path(
     post, path = "/v1/admin/skus/{sku}/pause", tag = "skus", request_body = Option<NoteBody>,
-    params(
-        ("sku" = String, Path, description = "The SKU"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Name of this change"),
-    ),
+    params(SkuPath, ChangeKey),
     responses(
         (status = 200, description = "Paused", body = AdminSkuView),
         (status = 202, description = "In the log, not decided yet", body = AcceptedCommandView),
@@ -154,10 +145,7 @@ pub(super) async fn pause_sku(
 /// Resume the sale of a SKU.
 #[utoipa::path(
     post, path = "/v1/admin/skus/{sku}/resume", tag = "skus", request_body = Option<NoteBody>,
-    params(
-        ("sku" = String, Path, description = "The SKU"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Name of this change"),
-    ),
+    params(SkuPath, ChangeKey),
     responses(
         (status = 200, description = "Resumed", body = AdminSkuView),
         (status = 202, description = "In the log, not decided yet", body = AcceptedCommandView),
@@ -229,7 +217,7 @@ fn problem_of(error: &ChangeSkuError) -> Problem {
 #[utoipa::path(
     get, path = "/v1/admin/skus/{sku}/commands/{command_id}", tag = "skus",
     params(
-        ("sku" = String, Path, description = "The SKU"),
+        SkuPath,
         ("command_id" = Uuid, Path, description = "The command"),
         ("ticket" = String, Query, description = "As the 202 gave it"),
     ),

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::app::{SharedApp, status_unavailable};
 use super::headers;
-use super::openapi::SkuProblems;
+use super::openapi::{SkuPath, SkuProblems};
 use super::problem::{Code, Problem};
 use super::views::SkuView;
 use crate::ids::SkuId;
@@ -16,7 +16,7 @@ use crate::ids::SkuId;
 /// Look at a SKU.
 #[utoipa::path(
     get, path = "/v1/skus/{sku}", tag = "skus",
-    params(("sku" = String, Path, description = "The SKU, 1 to 64 characters of `A-Z a-z 0-9 . _ : -`")),
+    params(SkuPath),
     responses((status = 200, description = "The SKU; may be kept for a second", body = SkuView), SkuProblems)
 )]
 pub(super) async fn get_sku(
