@@ -10,7 +10,9 @@
 //! ```
 //! **Known ids are found by the primary key.** Nearly all ids of a sale are new, and looking up 250 of them takes as long as storing
 //! them. So a batch is written as if all were; if the key refuses one, nothing is kept, and this batch and the next
-//! [`limits::CAREFUL_BATCHES`] look up first. A conflict after a look-up is a broken assumption and halts.
+//! [`limits::CAREFUL_BATCHES`] look up first. An id can still be refused after a look-up, if a batch of another partition used it meanwhile
+//! (somebody wrote it to two of them): that batch has committed by then, so the next look-up finds it. Rows are inserted in the order of
+//! their ids, so two such batches never wait for each other.
 //!
 //! Errors say **what is known**: before COMMIT was sent nothing is committed; after it only the oracle knows ([`Writer::recover`]).
 
@@ -84,7 +86,8 @@ pub enum BatchError {
     /// A statement touched other rows than it must: a broken assumption, nothing is committed.
     #[error("the database contradicts the batch: {0}")]
     Contradiction(String),
-    /// An id was decided before, and had not been looked up: nothing is committed. Begin again at once; it will be looked up.
+    /// An id was decided before, and was not found: nothing is committed. Begin again at once; it will be found, and with each attempt one
+    /// more.
     #[error("an id of the batch was decided before")]
     Known,
 }
@@ -101,7 +104,6 @@ pub struct BatchTransaction<'w> {
     writer: &'w mut Writer,
     conn: PgConnection,
     head: BatchHead,
-    is_careful: bool,
     learned: Learned,
 }
 
@@ -165,7 +167,7 @@ impl Writer {
             fence(self, &mut conn).await
         };
         let passed = ask("pass the fence", limits::STATEMENT_DEADLINE, fence).await;
-        let transaction = BatchTransaction { writer: self, conn, head, is_careful: false, learned: Learned::default() };
+        let transaction = BatchTransaction { writer: self, conn, head, learned: Learned::default() };
         match passed {
             Ok(passed) if passed.rows_affected() == 1 => Ok(transaction),
             Ok(_) => Err(transaction.roll_back(BatchError::Fenced).await),
@@ -190,8 +192,8 @@ impl BatchTransaction<'_> {
         let memory = writer.memory.as_ref().expect("remembered just now");
         let (skus, due) = load::skus_and_due(&asked, memory, self.head.log_time_before);
         // A request for a SKU that is not here becomes poison, not a row: the primary key would not notice that its id is known.
-        self.is_careful = writer.careful_batches > 0 || skus.len() < asked.skus.len();
-        let known = load::load_known(conn, writer.partition, &asked, self.is_careful, memory.has_poison()).await?;
+        let is_careful = writer.careful_batches > 0 || skus.len() < asked.skus.len();
+        let known = load::load_known(conn, writer.partition, &asked, is_careful, memory.has_poison()).await?;
         let reservations = load::load_targets(conn, writer.partition, &mut asked).await?;
         Ok(Snapshot {
             partition: writer.partition,
@@ -228,7 +230,7 @@ impl BatchTransaction<'_> {
             Ok((skus, changed))
         };
         let (skus, changed) = match written.await {
-            Err(error) if !self.is_careful && is_known_id(&error) => {
+            Err(error) if is_known_id(&error) => {
                 self.writer.look_up_ids();
                 return Err(BatchError::Known);
             }
@@ -328,5 +330,5 @@ impl SettledHold {
 }
 
 fn is_known_id(error: &StoreError) -> bool {
-    error.constraint().as_deref() == Some("reservation_pkey")
+    matches!(error.constraint().as_deref(), Some("reservation_pkey" | "command_pkey"))
 }

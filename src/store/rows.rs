@@ -145,6 +145,8 @@ impl<'b> Rows<'b> {
             assert_eq!(logged.place, decision.place, "decisions come in the order of their commands");
             rows.put(partition, logged, decision);
         }
+        // Two partitions' batches that share ids insert them in the same order: one waits for the other, never both.
+        rows.reservations.sort_unstable_by_key(|row| row.reservation_id);
         for (id, change) in &outcome.changes.reservations {
             rows.changes.put(*id, change);
         }

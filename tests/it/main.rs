@@ -11,6 +11,7 @@ mod consumer_failures;
 mod consumer_guards;
 mod consumer_holds;
 mod consumer_partition;
+mod consumer_shared_ids;
 mod consumer_watch;
 mod decide_life;
 mod decide_properties;

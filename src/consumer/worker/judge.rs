@@ -46,10 +46,18 @@ impl Worker<'_> {
     /// One attempt: transaction, and what its failure means.
     pub(super) async fn attempt(&mut self, batch: &Batch) -> Attempt {
         let mut transacted = self.transact(batch).await;
-        if matches!(transacted, Err((BatchError::Known, _))) {
-            transacted = self.transact(batch).await; // Its ids are looked up now.
+        // Its ids are looked up now. Whoever used one of them meanwhile has committed, so each attempt finds one more: there are no more
+        // attempts than ids, whatever other partitions do.
+        for _ in &batch.commands {
+            if !matches!(transacted, Err((BatchError::Known, _))) {
+                break;
+            }
+            transacted = self.transact(batch).await;
         }
         match transacted {
+            Err((error @ BatchError::Known, _)) => {
+                Attempt::End(BatchEnd::Halt(format!("{error}, though all of them were looked up")))
+            }
             Ok(Ok(outcome)) => Attempt::Committed(outcome),
             Ok(Err(Panicked)) => Attempt::Poison(Fault::Panicked),
             Err((error, outcome)) => self.judge(batch, error, outcome).await,
@@ -61,9 +69,8 @@ impl Worker<'_> {
         let (error, is_doubtful) = match error {
             BatchError::Fenced => return Attempt::End(BatchEnd::Fenced),
             BatchError::Contradiction(what) => return Attempt::End(BatchEnd::Halt(what)),
-            error @ BatchError::Known => {
-                return Attempt::End(BatchEnd::Halt(format!("{error}, after it was looked up")));
-            }
+            // Met by a search for poison: begin again, the next attempt finds it.
+            error @ BatchError::Known => return Attempt::Again { reason: error.to_string(), is_counted: false },
             BatchError::Refused(error) => return self.judge_refusal(&error).await,
             BatchError::Lost(error) => (error, false),
             BatchError::Doubtful(error) => (error, true),

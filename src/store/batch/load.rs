@@ -98,9 +98,9 @@ pub(super) async fn load_targets(
 
 /// Which ids of a batch were decided before.
 ///
-/// Those of reservations only if `is_careful`: else the primary key finds out. They are looked up over all partitions, as the key is one:
-/// an id that somebody used for two SKUs is a duplicate, not a violated key that halts the second. Poison of another partition says
-/// nothing here: a copy that was sent to the wrong one must not make the right one a duplicate.
+/// Those of reservations only if `is_careful`: else the primary key finds out. They and those of commands are looked up over all partitions,
+/// as the keys are: an id that somebody used for two SKUs is a duplicate, not a violated key that halts the second. Poison of another
+/// partition says nothing here: a copy that was sent to the wrong one must not make the right one a duplicate.
 pub(super) async fn load_known(
     conn: &mut PgConnection,
     partition: i32,
@@ -117,9 +117,9 @@ pub(super) async fn load_known(
         known.reservations.extend(found);
     }
     if !asked.commands.is_empty() {
-        let sql = "/* load_known */ SELECT command_id FROM command WHERE command_id = ANY($1) AND partition = $2";
+        let sql = "/* load_known */ SELECT command_id FROM command WHERE command_id = ANY($1)";
         let ids: Vec<Uuid> = asked.commands.iter().copied().collect();
-        let question = sqlx::query_scalar(sql).bind(ids).bind(smallint(partition)).fetch_all(&mut *conn);
+        let question = sqlx::query_scalar(sql).bind(ids).fetch_all(&mut *conn);
         let found: Vec<Uuid> = ask("load known commands", limits::STATEMENT_DEADLINE, question).await?;
         known.commands.extend(found);
     }

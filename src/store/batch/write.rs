@@ -218,7 +218,8 @@ fn settled_of(row: &PgRow) -> Result<SettledHold, sqlx::Error> {
     })
 }
 
-/// Commands that are not reserves, and the pin that a `configure` carries (it restores a catalogue that lost it).
+/// Commands that are not reserves, and the pin that a `configure` carries (it restores a catalogue that lost it). In the order of their ids,
+/// as reservations are (`Rows::of`).
 pub(super) async fn write_commands(conn: &mut PgConnection, partition: i32, rows: &Rows<'_>) -> Result<(), StoreError> {
     let c = &rows.commands;
     if c.ids.is_empty() {
@@ -230,7 +231,8 @@ pub(super) async fn write_commands(conn: &mut PgConnection, partition: i32, rows
          INSERT INTO command (partition, command_id, requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3,
                               fingerprint, log_offset, log_index, log_time)
          SELECT $1, * FROM unnest($3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[],
-                                  $11::bigint[], $12::bigint[], $13::bigint[], $14::smallint[], $15::timestamptz[])",
+                                  $11::bigint[], $12::bigint[], $13::bigint[], $14::smallint[], $15::timestamptz[]) AS c (command_id)
+         ORDER BY c.command_id",
     )
     .bind(smallint(partition))
     .bind(&rows.configured)
