@@ -6,6 +6,7 @@
 //!
 //! Invariants:
 //! - A refusal burns nothing: no key, no limit.
+//! - Units that the writer told Redis refuse nobody by themselves: Postgres confirms them, if it can be asked (`over_limit`).
 //! - A keyed request is looked up before it is refused, in Redis, then in Postgres; if it was accepted before, the answer is the replay.
 //! - A key is known by a decision or a delivery report and by nothing else. A pending marker means: publish again.
 //! - A keyed request is refused for good only on two proofs. **The log**: all that stood in the SKU's partition when the request came is
@@ -18,6 +19,7 @@
 mod admit;
 mod catalogue;
 mod lag;
+mod over_limit;
 mod publish;
 mod redis_check;
 
@@ -28,6 +30,7 @@ use crate::cache::Cache;
 use crate::clock::Millis;
 use crate::ids::{IdempotencyKey, Quantity, SkuId, Ticket, UserId};
 use crate::status::StatusReader;
+use over_limit::{Claimed, OverLimit};
 use redis_check::RedisCheck;
 
 pub use catalogue::{Catalogue, Found, SoldOut};
@@ -147,16 +150,18 @@ impl Refusal {
 pub struct Admission {
     catalogue: Catalogue,
     redis: Option<RedisCheck>,
+    over_limit: Option<OverLimit>,
     cache: Option<Cache>,
     status: StatusReader,
 }
 
 impl Admission {
-    /// Starts the tasks that ask Redis for many requests at once; they end when the last handle is gone and what is queued is done.
+    /// Starts the tasks that ask Redis and Postgres for many requests at once; they end when the last handle is gone and what is queued is done.
     /// Without a `cache` everything is admitted unchecked. `status` looks up keyed requests that would be refused.
     pub fn start(cache: Option<Cache>, status: StatusReader, catalogue: Catalogue, tasks: &TaskTracker) -> Self {
         let redis = cache.clone().map(|cache| RedisCheck::start(cache, tasks));
-        Self { catalogue, redis, cache, status }
+        let over_limit = cache.clone().map(|cache| OverLimit::start(catalogue.store().clone(), cache, tasks));
+        Self { catalogue, redis, over_limit, cache, status }
     }
 
     /// Units of `sku` that `user` has asked for and that are not decided: a hint. `None` = nobody can say.
@@ -164,8 +169,13 @@ impl Admission {
         self.cache.as_ref()?.undecided_units(user, sku, now.div_euclid(60_000)).await.ok()
     }
 
+    async fn units_of_user(&self, claimed: Claimed) -> Option<u64> {
+        self.over_limit.as_ref()?.units(claimed).await
+    }
+
     /// Decides whether `request` may go into the log. Waits about [`crate::limits::REDIS_DEADLINE`] for Redis at most; for unknown SKUs
-    /// also up to [`crate::limits::READ_DEADLINE`] for Postgres, and for keyed requests that would be refused up to
+    /// also up to [`crate::limits::READ_DEADLINE`] for Postgres, for users who have reached their limit by Redis' decided units up to
+    /// [`crate::limits::OVER_LIMIT_CONFIRM_WAIT`], and for keyed requests that would be refused up to
     /// [`crate::limits::ABSENCE_PROOF_WAIT`] for a look at Postgres and at the log's end.
     pub async fn admit(&self, request: &ReserveRequest) -> Admitted {
         admit::admit(self, request).await

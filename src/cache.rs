@@ -23,6 +23,7 @@ mod breaker;
 mod channel;
 mod connection;
 mod effects;
+mod forget;
 pub mod message;
 mod settle;
 mod undecided;
@@ -148,8 +149,10 @@ pub enum AdmissionAnswer {
     KeyReused,
     /// The user would hold, own or have asked for more than the limit. Nothing was written.
     OverLimit {
-        /// Units that the user may still ask for.
-        remaining: u32,
+        /// Units that the user holds and owns, as the writer told Redis.
+        decided: u64,
+        /// Units that the user has asked for lately and that are not decided, as far as Redis knows.
+        undecided: u64,
     },
 }
 
@@ -257,6 +260,15 @@ impl Cache {
     /// [`CacheError`], within [`limits::REDIS_BACKGROUND_DEADLINE`].
     pub async fn apply_effects(&self, effects: &BatchEffects) -> Result<bool, CacheError> {
         effects::call(&self.inner, effects).await
+    }
+
+    /// Forgets what these users hold and own of these SKUs, whoever told it and however new it was; at most
+    /// [`limits::OVER_LIMIT_READ_MAX`] of them.
+    ///
+    /// # Errors
+    /// [`CacheError`], within [`limits::REDIS_BACKGROUND_DEADLINE`].
+    pub async fn forget_units(&self, users: &[(&UserId, &SkuId)]) -> Result<(), CacheError> {
+        forget::call(&self.inner, users).await
     }
 
     /// Listens to the messages of all batches from now on.

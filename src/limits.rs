@@ -221,6 +221,19 @@ pub const KEY_MARKER_TTL: Duration = Duration::from_secs(3600);
 pub const PROVISIONAL_TTL: Duration = Duration::from_secs(180);
 /// Life of the hash of decided units per SKU, renewed by every batch.
 pub const USER_UNITS_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Users about whom Postgres is asked by one query, because Redis' decided units alone would refuse them.
+pub const OVER_LIMIT_READ_MAX: usize = 250;
+/// Of those waiting for a query; beyond it Redis is believed.
+pub const OVER_LIMIT_QUEUE_MAX: usize = 10_000;
+/// How long such a request waits for Postgres before Redis is believed: a query takes milliseconds, and a refusal is to be quick.
+pub const OVER_LIMIT_CONFIRM_WAIT: Duration = Duration::from_millis(250);
+/// How long at most what Postgres said of a user and a SKU is remembered (at least half of it): who hammers against the limit costs a query in
+/// so long, and units that Redis can't be told of are found again after it.
+pub const OVER_LIMIT_CONFIRMED_FOR: Duration = Duration::from_secs(60);
+/// Users and SKUs that are remembered in half of that time, 17 bytes each; two halves are kept, under 5 MB. Beyond it the older are forgotten.
+pub const OVER_LIMIT_CONFIRMED_MAX: usize = 100_000;
+/// How often it is told at most that Redis' units were too high.
+pub const OVER_LIMIT_WARN_EVERY: Duration = Duration::from_secs(60);
 /// Batches whose effects may wait for a slow Redis, per partition; beyond it they are dropped and counted.
 pub const EFFECTS_BEHIND_MAX: usize = 4;
 /// Time that the last effects of a stopping worker get: every batch that may wait, at the deadline of one call each.
@@ -482,6 +495,10 @@ const _: () = {
     assert!(
         INTAKE_LAG_MAX.as_secs() + MESSAGE_TIMEOUT.as_secs() >= LANDING_WINDOW.as_secs(),
         "Redis would vouch for requests that may still land"
+    );
+    assert!(
+        OVER_LIMIT_CONFIRM_WAIT.as_millis() < READ_DEADLINE.as_millis(),
+        "an answer would wait for a query that is given up"
     );
     assert!(SOLD_OUT_RENEW_EVERY.as_millis() * 2 < SOLD_OUT_LEASE.as_millis(), "a flag would flicker");
     assert!(PARTITION_BUFFER_RECORDS_MAX >= BATCH_SIZE_MAX, "a batch of unpacked records could never fill");

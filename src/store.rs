@@ -17,6 +17,7 @@ mod partitions;
 mod reads;
 mod reservations;
 mod rows;
+mod user_units;
 mod writer;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ pub use dead_letters::DeadLetter;
 pub use lists::{ReservationFilter, ReservationPage, UserUnits};
 pub use migrate::migrate;
 pub use outbox::{OutboxRow, OutboxSession, OutboxState, ParkedRow, UnreadRow};
+pub use user_units::UserOfSku;
 pub use writer::{Claim, ClaimError, Standing, Writer, WriterConfig};
 
 /// Why a question to Postgres has no answer. Every caller treats it as "away": tries again, or says so to its client.

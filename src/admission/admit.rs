@@ -6,6 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::catalogue::Found;
+use super::over_limit::Claimed;
 use super::publish::{Publish, Settle, Taken};
 use super::redis_check::Checked;
 use super::{Admission, Admitted, Refusal, Replay, ReserveRequest};
@@ -15,7 +16,7 @@ use crate::ids;
 use crate::inventory::Settings;
 use crate::limits;
 use crate::status;
-use crate::store::CatalogueEntry;
+use crate::store::{CatalogueEntry, UserOfSku};
 
 const MINUTE_US: i64 = 60_000_000;
 
@@ -112,9 +113,8 @@ impl Case<'_> {
                     Admitted::Refused(refusal.unwrap_or(Refusal::UnknownSku).of_maybe_accepted(id))
                 })
             }
-            (AdmissionAnswer::OverLimit { remaining }, _) => {
-                let limit = self.entry.as_ref().map_or(0, |entry| entry.sku.settings.user_limit);
-                self.refuse_unless_known(Refusal::UserLimit { limit, remaining }, memory_age).await
+            (AdmissionAnswer::OverLimit { decided, undecided }, _) => {
+                self.over_limit(decided, undecided, memory_age).await
             }
             (AdmissionAnswer::Ok | AdmissionAnswer::Absent, Some(refusal)) => {
                 self.refuse_unless_known(refusal, memory_age).await
@@ -126,12 +126,43 @@ impl Case<'_> {
         }
     }
 
+    /// Redis says that the user would pass the limit. What was asked for and not decided it forgets within minutes. What the writer told it
+    /// lives for a day, and is confirmed by Postgres if it alone refuses; if it is too high, the writer decides, who counts exactly.
+    async fn over_limit(self, decided: u64, undecided: u64, memory_age: Duration) -> Admitted {
+        let (limit, quantity) = (self.limit(), self.request.quantity.get());
+        let units = match (limit.checked_sub(quantity), self.entry.as_ref()) {
+            (Some(units_max), Some(entry)) if decided > units_max.into() => {
+                let of = UserOfSku {
+                    partition: entry.partition,
+                    user: self.request.user.clone(),
+                    sku: self.request.sku.clone(),
+                };
+                let claimed = Claimed { of, decided, units_max: units_max.into() };
+                match self.admission.units_of_user(claimed).await {
+                    Some(units) if units <= units_max.into() => {
+                        return self.publish(Try::Unchecked).unwrap_or(Admitted::Refused(Refusal::UnknownSku));
+                    }
+                    confirmed => confirmed.unwrap_or(decided),
+                }
+            }
+            // Refused for the undecided units as well, or for its quantity alone.
+            _ => decided,
+        };
+        let remaining = u32::try_from(u64::from(limit).saturating_sub(units + undecided)).unwrap_or(limit);
+        self.refuse_unless_known(Refusal::UserLimit { limit, remaining }, memory_age).await
+    }
+
+    /// Zero for a SKU that is not known.
+    fn limit(&self) -> u32 {
+        self.entry.as_ref().map_or(0, |entry| entry.sku.settings.user_limit)
+    }
+
     fn item(&self, refused_already: bool) -> AdmissionItem {
         AdmissionItem {
             user: self.request.user.clone(),
             sku: self.request.sku.clone(),
             quantity: self.request.quantity,
-            limit: self.entry.as_ref().map_or(0, |entry| entry.sku.settings.user_limit),
+            limit: self.limit(),
             minute: self.minute(),
             key: self.key.clone(),
             refused_already,

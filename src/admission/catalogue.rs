@@ -77,6 +77,11 @@ impl Catalogue {
         Self { inner: Arc::new(inner) }
     }
 
+    /// What it reads from.
+    pub(super) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
     /// Reads all SKUs and all partitions once. Before the first success every SKU is looked up on its own.
     ///
     /// # Errors

@@ -6,7 +6,8 @@
 -- A marker is: state ('P' pending, 'R' pending and tried again, 'K' known), 32 digits of id, 16 of fingerprint, then the ticket of a
 -- known one if it was told, or the minute that the units of a pending one were taken from.
 -- Returns: age of this instance's memory (ms), then one answer per request:
---       0 ok, 2 key reused, 3 absent, 10 + remaining = over the limit, or a text: 'P' and minute = pending, id and ticket = replay.
+--       0 ok, 2 key reused, 3 absent, or a text: 'L', decided units, a space and undecided ones = over the limit, 'P' and minute = pending,
+--       id and ticket = replay.
 --
 -- Reads come first, one per hash for all users together, and writes last, again one per hash: 250 requests of one SKU are a handful of
 -- commands. In between everything is kept in tables, so that a later request of the same call sees what an earlier one did.
@@ -72,12 +73,17 @@ for sku, of in pairs(skus) do
   for minute, queued in pairs(of.queued) do read_units(queued_key(sku, minute), of.users, queued) end
 end
 
+-- A broken hint must not make the answers of a whole call unreadable.
+local function shown(units)
+  return math.min(math.max(units, 0), 999999999)
+end
+
 -- One request after the other.
 local function take_units(user, sku, quantity, limit, minute)
   local of = skus[sku]
-  local used = of.decided[user]
-  for m = minute - minutes + 1, minute do used = used + of.queued[m][user] end
-  if used + quantity > limit then return math.max(0, limit - used) end
+  local decided, undecided = of.decided[user], 0
+  for m = minute - minutes + 1, minute do undecided = undecided + of.queued[m][user] end
+  if decided + undecided + quantity > limit then return string.format('L%d %d', shown(decided), shown(undecided)) end
   of.queued[minute][user] = of.queued[minute][user] + quantity
   of.touched[minute] = of.touched[minute] or {}
   of.touched[minute][user] = of.queued[minute][user]
@@ -104,9 +110,9 @@ for i = 0, count - 1 do
   elseif ARGV[at + 5] == '1' then
     answer = 3
   else
-    local remaining = take_units(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]))
-    answer = remaining and 10 + remaining or 0
-    if not remaining and name ~= '' then
+    local over = take_units(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]))
+    answer = over or 0
+    if not over and name ~= '' then
       markers[name] = 'P' .. id_and_fingerprint .. ARGV[at + 4]
       redis.call('SET', prefix .. 'k:' .. name, markers[name], 'EX', ARGV[4])
     end

@@ -81,10 +81,16 @@ fn read_answer(value: &Value) -> Option<AdmissionAnswer> {
         Value::Int(0) => Some(AdmissionAnswer::Ok),
         Value::Int(2) => Some(AdmissionAnswer::KeyReused),
         Value::Int(3) => Some(AdmissionAnswer::Absent),
-        Value::Int(over) => Some(AdmissionAnswer::OverLimit { remaining: u32::try_from(over - 10).ok()? }),
         Value::BulkString(known) => {
             let known = std::str::from_utf8(known).ok()?;
-            // No digit of an id.
+            // Neither letter is a digit of an id.
+            if let Some(units) = known.strip_prefix('L') {
+                let (decided, undecided) = units.split_once(' ')?;
+                return Some(AdmissionAnswer::OverLimit {
+                    decided: decided.parse().ok()?,
+                    undecided: undecided.parse().ok()?,
+                });
+            }
             if let Some(minute) = known.strip_prefix('P') {
                 return Some(AdmissionAnswer::Pending { minute: minute.parse().ok()? });
             }
@@ -101,8 +107,8 @@ mod tests {
 
     #[test]
     fn answers_are_read_strictly() {
-        assert_eq!(read_answer(&Value::Int(12)), Some(AdmissionAnswer::OverLimit { remaining: 2 }));
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        assert_eq!(read_answer(&text("L2 1")), Some(AdmissionAnswer::OverLimit { decided: 2, undecided: 1 }));
         assert_eq!(read_answer(&text("P29000000")), Some(AdmissionAnswer::Pending { minute: 29_000_000 }));
         for bad in [
             Value::Int(1),
@@ -113,6 +119,9 @@ mod tests {
             text("abc"),
             text("P"),
             text("Pabc"),
+            text("L2"),
+            text("L2 -1"),
+            text("L 1"),
         ] {
             assert_eq!(read_answer(&bad), None, "{bad:?}");
         }

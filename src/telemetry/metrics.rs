@@ -90,6 +90,8 @@ metrics_table! {
     QUEUE_DEPTH = "flashsale.queue.depth", Count, Kind::Gauge;
     /// Requests admitted without asking Redis, because it was away or late; the writer checks every limit again.
     PRECHECK_BYPASSED = "flashsale.precheck.bypassed", Count, Kind::Counter;
+    /// Look-ups of users whom Redis' decided units would refuse, by `outcome` (confirmed; healed: the units were too high and are forgotten; failed).
+    USER_LIMIT_CHECKED = "flashsale.user.limit.checked", Count, Kind::Counter;
     /// Commands that could not be decided, by `reason`.
     POISON = "flashsale.poison", Count, Kind::Counter;
     /// COMMITs whose answer was lost, by `outcome` found afterwards (committed, not_committed, fenced).
@@ -221,6 +223,7 @@ mod tests {
             "flashsale_consumer_poll_stalled 1",
             "flashsale_queue_depth 1",
             "flashsale_precheck_bypassed_total 1",
+            "flashsale_user_limit_checked_total 1",
             "flashsale_poison_total 1",
             "flashsale_commit_ambiguous_total 1",
             "http_server_request_duration_seconds_count 1",

@@ -102,7 +102,7 @@ async fn limits_are_exact_under_concurrency() {
     });
     let answers: Vec<_> = join_all(calls).await.into_iter().flat_map(|call| call.expect("no panic")).collect();
     assert_eq!(answers.iter().filter(|a| **a == Admitted).count(), 30, "3 for each of 10 users");
-    assert_eq!(answers.iter().filter(|a| **a == OverLimit { remaining: 0 }).count(), 970);
+    assert_eq!(answers.iter().filter(|a| **a == OverLimit { decided: 0, undecided: 3 }).count(), 970);
 }
 
 #[tokio::test]
@@ -150,16 +150,16 @@ async fn units_of_three_minutes_and_decided_ones_count() {
     assert!(space.cache.apply_effects(&effects(1, 1, &[("u", 1)], &[])).await.expect("applied"));
     let at = |minute: i64, quantity: u32| AdmissionItem { minute: MINUTE + minute, ..item("u", "s", quantity, 6) };
     assert_eq!(space.admit(&[at(0, 1), at(1, 1), at(2, 1)]).await, [Admitted, Admitted, Admitted]);
-    assert_eq!(space.admit_one(&at(2, 3)).await, OverLimit { remaining: 2 });
+    assert_eq!(space.admit_one(&at(2, 3)).await, OverLimit { decided: 1, undecided: 3 });
     assert_eq!(space.admit_one(&at(3, 3)).await, Admitted, "the first minute has passed");
-    assert_eq!(space.admit_one(&at(3, 1)).await, OverLimit { remaining: 0 });
+    assert_eq!(space.admit_one(&at(3, 1)).await, OverLimit { decided: 1, undecided: 5 });
 }
 
 #[tokio::test]
 async fn a_refusal_burns_nothing() {
     let space = Space::fresh().await;
     let big = AdmissionItem { limit: 1, ..keyed("u", "s", 2, "k") };
-    assert_eq!(space.admit_one(&big).await, OverLimit { remaining: 1 });
+    assert_eq!(space.admit_one(&big).await, OverLimit { decided: 0, undecided: 0 });
     let refused = AdmissionItem { refused_already: true, ..keyed("u", "s", 1, "k") };
     assert_eq!(space.admit_one(&refused).await, Absent);
     assert_eq!(space.keys().await, ["birth"]);
@@ -274,7 +274,7 @@ async fn effects_set_decided_units_and_settle_provisional_ones() {
     assert!(space.cache.apply_effects(&batch).await.expect("applied"));
     assert_eq!(space.keys().await, ["birth", "f:3", "u:s"]);
     assert_eq!((space.units("u:s", "u").await, space.units("u:s", "v").await), (Some(3), None));
-    assert_eq!(space.admit_one(&item("u", "s", 3, 5)).await, OverLimit { remaining: 2 });
+    assert_eq!(space.admit_one(&item("u", "s", 3, 5)).await, OverLimit { decided: 3, undecided: 0 });
 }
 
 #[tokio::test]
@@ -291,6 +291,20 @@ async fn a_stale_writers_effects_do_not_show() {
     assert!(space.cache.apply_effects(&other).await.expect("asked"), "each partition has its own fence");
 }
 
+#[tokio::test]
+async fn units_are_forgotten_behind_any_fence_and_a_broken_hint_costs_nobody_elses_answer() {
+    let space = Space::fresh().await;
+    assert!(space.cache.apply_effects(&effects(9, 9, &[("u", 5), ("v", 5)], &[])).await.expect("applied"));
+    let (u, s) = (user("u"), sku("s"));
+    space.cache.forget_units(&[(&u, &s), (&user("nobody"), &sku("nothing"))]).await.expect("redis answers");
+    assert_eq!((space.units("u:s", "u").await, space.units("u:s", "v").await), (None, Some(5)));
+    space.cache.forget_units(&[]).await.expect("nothing is asked");
+    let _: i64 = space.ask("HSET {}u:s u 1e300 v -7").await;
+    let answers = space.admit(&[item("u", "s", 1, 5), item("v", "s", 13, 5), item("w", "s", 1, 5)]).await;
+    let over = |decided| OverLimit { decided, undecided: 0 };
+    assert_eq!(answers, [over(999_999_999), over(0), Admitted]);
+}
+
 /// What a writer tells between two batches, about holds that ended, comes with the position of the first one.
 #[tokio::test]
 async fn hints_at_the_same_position_are_applied_in_their_order_and_settle_nothing_twice() {
@@ -299,7 +313,11 @@ async fn hints_at_the_same_position_are_applied_in_their_order_and_settle_nothin
     assert!(space.cache.apply_effects(&effects(1, 10, &[("u", 2)], &[("u", 2)])).await.expect("asked"));
     assert!(space.cache.apply_effects(&effects(1, 10, &[("u", 1)], &[("u", 2)])).await.expect("asked"));
     assert_eq!(space.units("u:s", "u").await, Some(1));
-    assert_eq!(space.admit_one(&item("u", "s", 5, 5)).await, OverLimit { remaining: 2 }, "2 of 4 are settled, once");
+    assert_eq!(
+        space.admit_one(&item("u", "s", 5, 5)).await,
+        OverLimit { decided: 1, undecided: 2 },
+        "2 of 4 are settled, once"
+    );
 }
 
 /// Hints that were lost may have said that units came back: what Redis believed of that SKU goes, before the new hints come.

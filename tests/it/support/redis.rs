@@ -28,7 +28,11 @@ impl Space {
 
     /// On another server than that of the test run.
     pub async fn at(url: &str) -> Self {
-        let prefix = format!("{}:", fresh_name("space"));
+        Self::below(url, format!("{}:", fresh_name("space"))).await
+    }
+
+    /// Below a prefix that somebody uses.
+    pub async fn below(url: &str, prefix: String) -> Self {
         let client = redis::Client::open(url).expect("a legal URL");
         let connection = client.get_multiplexed_async_connection().await.expect("the server answers");
         // Patient: a busy machine is no failure of a test that is not about the deadline.
@@ -60,6 +64,26 @@ impl Space {
             let _: i64 = self.ask(&format!("DEL {{}}{key}")).await;
         }
         let _: String = self.ask("SCRIPT FLUSH").await;
+    }
+
+    /// Everything below the prefix, as a backup keeps it.
+    pub async fn copy(&self) -> Vec<(String, Vec<u8>)> {
+        let mut copy = Vec::new();
+        for key in self.keys().await {
+            let bytes: Vec<u8> = self.ask(&format!("DUMP {{}}{key}")).await;
+            copy.push((key, bytes));
+        }
+        copy
+    }
+
+    /// As a server that comes back from that backup: nothing else is there, and the scripts are forgotten.
+    pub async fn restore(&self, copy: &[(String, Vec<u8>)]) {
+        self.flush().await;
+        for (key, bytes) in copy {
+            let mut restore = redis::cmd("RESTORE");
+            restore.arg(format!("{}{key}", self.prefix)).arg(0).arg(bytes);
+            restore.query_async::<()>(&mut self.connection.clone()).await.expect("restored");
+        }
     }
 
     /// Lets Redis' memory of this prefix look older than it is.

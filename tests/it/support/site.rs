@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::database::Database;
 use super::kafka::fresh_name;
+use super::redis::Space;
 use super::services::Services;
 use super::wait::{wait_for, wait_for_value};
 
@@ -150,6 +151,11 @@ impl Site {
             request = request.header("Prefer", format!("wait={wait}"));
         }
         Answer::of(request.send().await.expect("the API answers")).await
+    }
+
+    /// Its keys in Redis.
+    pub async fn space(&self) -> Space {
+        Space::below(&self.environment["REDIS_URL"], self.environment["REDIS_PREFIX"].clone()).await
     }
 
     /// `GET` of a path on the public listener.
