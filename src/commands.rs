@@ -9,6 +9,7 @@ pub mod reservations;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -35,6 +36,7 @@ pub struct Commands {
     stop_waiting: CancellationToken,
     look_every: Duration,
     reads: Batcher<(Uuid, Ticket), Read>,
+    log_reads: Arc<Semaphore>,
 }
 
 /// A command's row, if it is decided.
@@ -82,6 +84,8 @@ enum InLog {
     Nothing,
     /// The log can't be read now, or not by this build.
     Unreadable,
+    /// Too many read the log now.
+    Busy,
 }
 
 /// Why a command was refused.
@@ -109,7 +113,8 @@ impl Commands {
     ) -> Self {
         let (reads, asked) = batcher(limits::STATUS_QUEUE_MAX);
         tokio::spawn(read_all(store.clone(), asked));
-        Self { store, ingress, waiters, log_ends, clock, stop_waiting, look_every, reads }
+        let log_reads = Arc::new(Semaphore::new(limits::LOG_RECORDS_READ_AT_ONCE));
+        Self { store, ingress, waiters, log_ends, clock, stop_waiting, look_every, reads, log_reads }
     }
 
     /// Publishes `command` to its SKU's `partition` and waits for its decision, at most `wait` after it is in the log.
@@ -173,11 +178,14 @@ impl Commands {
             InLog::Found(command) if command.id() == id => Standing::Queued(Some(command)),
             InLog::Found(_) | InLog::Nothing => Standing::Unknown,
             // Whoever can't ask says QUEUED.
-            InLog::Unreadable => Standing::Queued(None),
+            InLog::Unreadable | InLog::Busy => Standing::Queued(None),
         })
     }
 
+    /// Refuses at once beyond [`limits::LOG_RECORDS_READ_AT_ONCE`]: one thread answers all questions about the log, and a crowd that cancels
+    /// what is queued must not keep the lag and the proofs of absence waiting.
     async fn in_log(&self, ticket: Ticket) -> InLog {
+        let Ok(_place) = self.log_reads.try_acquire() else { return InLog::Busy };
         let record = match self.log_ends.read_record(ticket.partition, ticket.place.offset).await {
             Ok(Some(record)) => record,
             Ok(None) => return InLog::Nothing,

@@ -7,7 +7,8 @@
 //! # What refuses first
 //!
 //! A crowd for SKUs that are known meets one of three bounds, each of which answers 503 `OVERLOADED` at once. (A scan of unknown SKUs meets
-//! [`SKU_LOOKUPS_MAX`]. [`ADMISSION_QUEUE_MAX`] refuses nobody: what it can't hold passes unchecked.)
+//! [`SKU_LOOKUPS_MAX`], a crowd that changes undecided reservations [`LOG_RECORDS_READ_AT_ONCE`]. [`ADMISSION_QUEUE_MAX`] refuses nobody:
+//! what it can't hold passes unchecked.)
 //! - **One hot SKU, and the broker is slow: [`LANE_QUEUE_MAX`].** A lane sends up to [`PUBLISH_COMMANDS_MAX`] in one flight and fills when
 //!   flights take too long for the crowd. A third of a second of the peak bridges a hiccup of the broker; a longer queue would only make
 //!   answers later. It is under a third of [`HTTP_IN_FLIGHT_MAX`], so that one stuck partition leaves room for the others.
@@ -102,6 +103,9 @@ pub const BROKER_PROBE_DEADLINE: Duration = Duration::from_secs(1);
 pub const PUBLISH_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Questions about the log that wait for the one thread that asks them; beyond it they are refused at once.
 pub const LOG_QUESTIONS_MAX: usize = 4096;
+/// Of those, records that are read at once to find the SKU of an undecided reservation that is to be changed; beyond it 503 `OVERLOADED`. Each
+/// takes a fetch of a few milliseconds, one after the other, so the last of them is answered well within [`LOG_PROBE_DEADLINE`].
+pub const LOG_RECORDS_READ_AT_ONCE: usize = 64;
 /// How often that thread serves the client library's events when nobody asks.
 pub const LOG_EVENTS_EVERY: Duration = Duration::from_secs(1);
 

@@ -172,7 +172,7 @@ async fn change(
         Ok(Changed::Undecided { id, ticket }) => Err(asking::undecided(id, ticket)),
         Err(ChangeError::UnknownReservation) => Err(unknown(id)),
         Err(error @ ChangeError::SkuUnknown) => Err(Failure::refused(format!("NOT_RESERVED_YET: {error}"))),
-        Err(error @ ChangeError::Unreadable) => Err(Failure::unavailable(&error)),
+        Err(error @ (ChangeError::Busy | ChangeError::Unreadable)) => Err(Failure::unavailable(&error)),
         Err(error @ ChangeError::Unshown) => Err(Failure::unknown(error.to_string())),
         Err(ChangeError::Ask(error)) => Err(asking::not_asked(error)),
     }

@@ -70,6 +70,9 @@ pub enum ChangeError {
     /// It may be undecided, and its SKU can't be known now: ask again.
     #[error("the reservation is not decided, and its SKU can't be known now")]
     SkuUnknown,
+    /// It is undecided, and too many are being looked up in the log: ask again. Nothing was published.
+    #[error("too many undecided reservations are being looked up")]
+    Busy,
     /// Nobody can be asked where it stands.
     #[error("the reservation can't be read now")]
     Unreadable,
@@ -157,6 +160,7 @@ impl ReservationCommands {
                 },
                 InLog::Nothing => Err(ChangeError::UnknownReservation),
                 InLog::Unreadable => Err(ChangeError::SkuUnknown),
+                InLog::Busy => Err(ChangeError::Busy),
             },
             Found::Absent => Err(ChangeError::UnknownReservation),
             // Either it may still be undecided somewhere, or nobody can be asked at all.

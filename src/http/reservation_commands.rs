@@ -18,7 +18,7 @@ use super::openapi::{
     CancelBody, CancelProblems, ConfirmBody, ConfirmProblems, ExtendBody, ExtendProblems, ReservationCommandProblems,
     ReservationPath, TicketQuery,
 };
-use super::problem::{Code, Problem};
+use super::problem::{Code, Effect, Problem};
 use super::refusals::{not_asked, not_reserved_yet, refused};
 use super::reservations::{decided_view, parse_id, unknown_reservation};
 use super::reserve::unknown;
@@ -163,6 +163,11 @@ fn problem_of(error: ChangeError, id: Uuid) -> Problem {
     match error {
         ChangeError::UnknownReservation => unknown_reservation(),
         ChangeError::SkuUnknown => not_reserved_yet(),
+        ChangeError::Busy => Problem::unavailable(
+            Code::Overloaded,
+            Effect::None,
+            "too many changes of undecided reservations are being asked for",
+        ),
         ChangeError::Unreadable => status_unavailable().with("outcome", "none"),
         ChangeError::Unshown => unknown(Code::StatusUnavailable, id),
         ChangeError::Ask(AskError::Unknown) => unknown(Code::QueueUnavailable, id),
@@ -232,6 +237,7 @@ mod tests {
         let errors = [
             ChangeError::UnknownReservation,
             ChangeError::SkuUnknown,
+            ChangeError::Busy,
             ChangeError::Unreadable,
             ChangeError::Unshown,
             ChangeError::Ask(AskError::NotSent(NotSent::Full)),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use flashsale::limits;
 use serde_json::{Value, json};
 
 use crate::support::app::{Answer, Http, request};
@@ -187,6 +188,28 @@ async fn mistakes_in_a_change_are_told_before_anything_is_asked() {
         told.push(json!({"case": name, "answer": http.ask(request).await.whole()}));
     }
     insta::assert_json_snapshot!(told);
+}
+
+/// Each of them has to be looked up in the log, by the one thread that also tells the lag.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_cancels_what_is_queued_is_bounded_and_told_so() {
+    const CROWD: usize = 1000;
+    let sale = Sale::fresh().await;
+    let consumer = sale.world.consume();
+    assert_eq!(sale.put("s", json!({"on_hand": 3})).await.status, 201);
+    consumer.stop().await;
+    let queued = sale.ask_for("u", "s", &[]).await;
+    let (id, ticket) = (queued.body["id"].as_str().expect("an id"), queued.body["ticket"].as_str().expect("a ticket"));
+    let cancel = || request(&format!("POST /v1/reservations/{id}/cancel?ticket={ticket}"), &[], None);
+    let answers = futures_util::future::join_all((0..CROWD).map(|_| sale.http.ask(cancel()))).await;
+    let (refused, taken): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 503);
+    assert!(!refused.is_empty() && taken.len() >= limits::LOG_RECORDS_READ_AT_ONCE, "{} taken", taken.len());
+    assert!(taken.iter().all(|answer| answer.status == 202), "{taken:?}");
+    for answer in &refused {
+        assert_eq!((answer.code(), &answer.body["outcome"]), ("OVERLOADED", &json!("none")), "{answer:?}");
+    }
+    assert_eq!(sale.http.ask(cancel()).await.status, 202, "every place is free again");
+    sale.world.db.assert_invariants().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
