@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use metrics::{counter, histogram};
+use metrics::{Gauge, counter, gauge, histogram};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -71,6 +71,7 @@ pub(super) struct Worker<'p> {
     gather: Gather,
     pace: Pace,
     ticks: Ticks,
+    holds: HoldsGauge,
     /// When the log's ends were last compared with the position.
     checked_at: Instant,
 }
@@ -96,6 +97,7 @@ impl<'p> Worker<'p> {
             gather: Gather::new(claim.position, partition.config.batch_size_max),
             pace: Pace::new(limits::BATCH_PACE, Instant::now()),
             ticks: Ticks::new(partition.producer.clone(), partition.partition),
+            holds: HoldsGauge(gauge!(names::CONSUMER_HOLDS, "partition" => partition.partition.to_string())),
             checked_at: Instant::now(),
         }
     }
@@ -143,10 +145,12 @@ impl<'p> Worker<'p> {
             );
             return Err(BatchEnd::ClaimAgain);
         }
+        self.holds.0.set(self.writer.hold_count() as f64);
         let mut next_tick = self.ticks.send_due(self.writer.next_ends(), self.partition.deps.clock.now());
         while self.gather.is_empty() {
             if self.records.is_empty() && self.writer.has_unsettled() && !self.partition.stop.is_cancelled() {
                 self.settle().await?;
+                self.holds.0.set(self.writer.hold_count() as f64);
                 next_tick = self.ticks.send_due(self.writer.next_ends(), self.partition.deps.clock.now());
                 continue;
             }
@@ -378,6 +382,15 @@ impl<'p> Worker<'p> {
         report::measure(&*self.partition.deps.clock, batch, outcome, took);
         report::count_ended(&decided.settled);
         report::log_line(self.partition.partition, &head, batch, decided, took);
+    }
+}
+
+/// Shows how many holds a writer remembers; nothing once it is gone.
+struct HoldsGauge(Gauge);
+
+impl Drop for HoldsGauge {
+    fn drop(&mut self) {
+        self.0.set(0.0);
     }
 }
 

@@ -4,7 +4,8 @@
 //! after the claim, and again after any doubt ([`Writer::recover`](super::Writer::recover)). Each part errs on the safe side:
 //! - SKUs: every write compares them with the row and halts on a difference ([`super::batch`]);
 //! - holders: a user who is missing here holds nothing; one who is here is looked up;
-//! - holds: which of them end when. Rows are settled by id, and only if they still are what is remembered;
+//! - holds: which of them end when. Rows are settled by id, and only if they still are what is remembered. There are never more than units
+//!   on sale, and `flashsale.consumer.holds` says how many there are (about 75 bytes each);
 //! - ids: whoever was not looked up is caught by the primary key, and the batch begins again with a look-up.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -140,6 +141,11 @@ impl Memory {
     /// The next end of a hold, SKU by SKU.
     pub fn next_ends(&self) -> impl Iterator<Item = (&SkuId, Millis)> {
         self.holds.running.iter().filter_map(|(sku, holds)| Some((sku, holds.first_key_value()?.0.0)))
+    }
+
+    /// Holds that are remembered: those that run, and ended ones whose rows do not say so yet.
+    pub fn hold_count(&self) -> usize {
+        self.holds.running.values().map(BTreeMap::len).sum::<usize>() + self.holds.ended.len()
     }
 
     /// The first ended holds whose rows do not say so yet, at most [`limits::SETTLE_MAX`].
@@ -278,14 +284,16 @@ mod tests {
         }
         holds.forget(&sku, 20, id(3));
         let mut memory = Memory { holds, ..empty() };
+        assert_eq!(memory.hold_count(), 3);
         assert_eq!(memory.due(&sku, 9), BTreeMap::new());
         assert_eq!(memory.due(&sku, 20), BTreeMap::from([(10, 5)]), "the one at 20 was given back");
         memory.holds.end_through(&sku, 10);
         assert_eq!(memory.due(&sku, 40), BTreeMap::from([(30, 5)]));
+        assert_eq!(memory.hold_count(), 3, "ended ones are kept until their rows say so");
         let waiting: Vec<Uuid> = memory.to_settle().map(|hold| hold.reservation).collect();
         assert_eq!(waiting, [id(1), id(2)]);
         memory.learn(Learned { settled: 1, ..Learned::default() });
-        assert_eq!(memory.to_settle().count(), 1);
+        assert_eq!((memory.to_settle().count(), memory.hold_count()), (1, 2));
         assert_eq!(memory.next_ends().collect::<Vec<_>>(), [(&sku, 30)]);
     }
 }

@@ -202,6 +202,11 @@ impl Writer {
         self.memory.iter().flat_map(Memory::moved_skus).cloned().collect()
     }
 
+    /// Holds that are remembered, ended ones included whose rows are not settled; none while nothing is remembered.
+    pub fn hold_count(&self) -> usize {
+        self.memory.as_ref().map_or(0, Memory::hold_count)
+    }
+
     /// Whether rows of ended holds wait to be settled.
     pub fn has_unsettled(&self) -> bool {
         self.memory.as_ref().is_some_and(|memory| memory.to_settle().next().is_some())

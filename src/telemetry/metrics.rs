@@ -86,6 +86,8 @@ metrics_table! {
     STALLED = "flashsale.consumer.stalled", Count, Kind::Gauge;
     /// 1 while the poll thread has been silent for half of what the group allows.
     POLL_STALLED = "flashsale.consumer.poll.stalled", Count, Kind::Gauge;
+    /// Holds that the writer of a `partition` remembers, about 75 bytes each: those that run, and ended ones whose rows do not say so yet.
+    CONSUMER_HOLDS = "flashsale.consumer.holds", Count, Kind::Gauge;
     /// Commands that wait to be decided, by `sku`. An estimate: records that wait, times the SKU's commands per record in the last batches.
     QUEUE_DEPTH = "flashsale.queue.depth", Count, Kind::Gauge;
     /// Requests admitted without asking Redis, because it was away or late; the writer checks every limit again.
@@ -221,6 +223,7 @@ mod tests {
             "flashsale_halted 1",
             "flashsale_consumer_stalled 1",
             "flashsale_consumer_poll_stalled 1",
+            "flashsale_consumer_holds 1",
             "flashsale_queue_depth 1",
             "flashsale_precheck_bypassed_total 1",
             "flashsale_user_limit_checked_total 1",
