@@ -339,7 +339,10 @@ pub const LOG_PROBE_DEADLINE_MIN: Duration = Duration::from_millis(1);
 pub const POISON_PER_BATCH_MAX: usize = 50;
 /// Dead letters published in one round.
 pub const DEAD_LETTERS_PER_ROUND: i64 = 100;
-/// Bytes of a dead letter that the client library accepts: far above what a broker takes into the log by default (1 MiB).
+/// Bytes of them, so that large ones don't fill memory.
+pub const DEAD_LETTER_BYTES_PER_ROUND: usize = 2 * DEAD_LETTER_BYTES_MAX;
+/// Bytes of a dead letter that the client library accepts: far above what a broker takes into the log by default (1 MiB). Of a larger one, or
+/// one that its topic does not take, only a stub is published.
 pub const DEAD_LETTER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What a dead letter may add to the record that it keeps: the letter's key and header, and the frame of a pack of one record. Together
 /// under 200 bytes.

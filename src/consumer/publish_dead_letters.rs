@@ -2,7 +2,7 @@
 //!
 //! After COMMIT, beside the batches: between the two nothing can be lost, because the row says what is still to do. Each process does it for
 //! its own partitions; a letter may still be published twice (a crash before the mark), and readers know it by its key, the place in the
-//! request log.
+//! request log. A letter that is too large for its topic is published as a stub, once.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use metrics::counter;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -32,7 +33,7 @@ pub(super) fn start(
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("message.timeout.ms", limits::MESSAGE_TIMEOUT.as_millis().to_string())
-        // Whatever a broker took into the log fits: poison can be any size.
+        // What brokers take into the log by default fits many times over; poison can be any size.
         .set("message.max.bytes", limits::DEAD_LETTER_BYTES_MAX.to_string())
         .create_with_context(LibraryLog)?;
     let topic = config.dead_letter_topic.clone();
@@ -85,10 +86,41 @@ async fn publish_all(store: &Store, partitions: &[i32], producer: &FutureProduce
     }
 }
 
+/// Publishes a letter, or a stub of one that is too large for its topic: without its bytes, which stay in the table `poison`.
 async fn publish(producer: &FutureProducer<LibraryLog>, topic: &str, letter: &DeadLetter) -> Result<(), KafkaError> {
-    let key = format!("{}.{}.{}", letter.partition, letter.offset, letter.index);
-    let headers = OwnedHeaders::new().insert(Header { key: "reason", value: Some(letter.reason.as_bytes()) });
-    let record = FutureRecord::to(topic).key(&key).payload(&letter.raw).headers(headers);
+    if let Some(raw) = &letter.raw {
+        match send(producer, topic, letter, Some(raw)).await {
+            // It never will be taken: tried again, it would be tried for ever.
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) => {}
+            sent => return sent,
+        }
+    }
+    tracing::warn!(
+        kafka.partition = letter.partition,
+        offset = letter.offset,
+        size = letter.size,
+        "a dead letter is too large for its topic; its bytes are only in the table poison"
+    );
+    send(producer, topic, letter, None).await
+}
+
+/// A stub has no payload, and the size of what is left out as a header.
+async fn send(
+    producer: &FutureProducer<LibraryLog>,
+    topic: &str,
+    letter: &DeadLetter,
+    raw: Option<&Vec<u8>>,
+) -> Result<(), KafkaError> {
+    let place = format!("{}.{}.{}", letter.partition, letter.offset, letter.index);
+    let mut headers = OwnedHeaders::new().insert(Header { key: "reason", value: Some(letter.reason.as_bytes()) });
+    let mut record = FutureRecord::to(topic).key(&place);
+    match raw {
+        Some(raw) => record = record.payload(raw),
+        None => {
+            headers = headers.insert(Header { key: "place", value: Some(&place) });
+            headers = headers.insert(Header { key: "size", value: Some(&letter.size.to_string()) });
+        }
+    }
     // Zero: a full queue is an error at once, not a sleep inside the library.
-    producer.send(record, Duration::ZERO).await.map(drop).map_err(|(error, _)| error)
+    producer.send(record.headers(headers), Duration::ZERO).await.map(drop).map_err(|(error, _)| error)
 }

@@ -20,12 +20,15 @@ pub struct DeadLetter {
     pub command_id: Option<Uuid>,
     /// Why it is poison.
     pub reason: String,
-    /// The whole record.
-    pub raw: Vec<u8>,
+    /// The whole record; absent if it is larger than [`limits::DEAD_LETTER_BYTES_MAX`].
+    pub raw: Option<Vec<u8>>,
+    /// Its bytes.
+    pub size: i64,
 }
 
 impl Store {
-    /// The oldest unpublished dead letters of some partitions.
+    /// The oldest unpublished dead letters of some partitions, at most [`limits::DEAD_LETTERS_PER_ROUND`] and
+    /// [`limits::DEAD_LETTER_BYTES_PER_ROUND`].
     ///
     /// # Errors
     /// [`StoreError`].
@@ -35,11 +38,20 @@ impl Store {
             "read dead letters",
             limits::READ_DEADLINE,
             sqlx::query(
-                "/* load_dead_letters */ SELECT partition, log_offset, log_index, command_id, reason, raw FROM poison
-                 WHERE published_at IS NULL AND partition = ANY($1) ORDER BY partition, log_offset, log_index LIMIT $2",
+                "/* load_dead_letters */
+                 WITH oldest AS (
+                   SELECT *, octet_length(raw)::bigint AS size FROM poison WHERE published_at IS NULL AND partition = ANY($1)
+                   ORDER BY partition, log_offset, log_index LIMIT $2),
+                 counted AS (
+                   SELECT *, sum(size) FILTER (WHERE size <= $3) OVER (ORDER BY partition, log_offset, log_index) AS size_through
+                   FROM oldest)
+                 SELECT partition, log_offset, log_index, command_id, reason, size, CASE WHEN size <= $3 THEN raw END AS raw
+                 FROM counted WHERE coalesce(size_through, 0) <= $4 ORDER BY partition, log_offset, log_index",
             )
             .bind(&partitions)
             .bind(limits::DEAD_LETTERS_PER_ROUND)
+            .bind(limits::DEAD_LETTER_BYTES_MAX as i64)
+            .bind(limits::DEAD_LETTER_BYTES_PER_ROUND as i64)
             .fetch_all(&self.pool),
         )
         .await?;
@@ -51,6 +63,7 @@ impl Store {
                 command_id: row.try_get("command_id")?,
                 reason: row.try_get("reason")?,
                 raw: row.try_get("raw")?,
+                size: row.try_get("size")?,
             })
         };
         let unreadable = |source| StoreError::Query { attempt: "read a dead letter", source };

@@ -1,8 +1,15 @@
 //! What the failures of a batch come to: what is tried for ever, what only so often, and what a search for poison makes of them.
 
+use std::time::Duration;
+
 use flashsale::kafka::{LogEnds, client, topics};
 use flashsale::limits;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
 
 use crate::support::commands::{create, record, reserve};
 use crate::support::consumer::{SOON, World};
@@ -143,6 +150,45 @@ async fn the_largest_record_that_a_broker_takes_becomes_a_dead_letter() {
     let letters = LogEnds::start(&brokers(), &topics::dead_letter_topic(&world.topic)).expect("legal settings");
     let letter = letters.read_record(0, 0).await.expect("asked").expect("it is there");
     assert!((letter.key.as_slice(), letter.payload == largest) == (b"0.0.0".as_slice(), true), "the whole record");
+    consumer.stop().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_its_topic_does_not_take_becomes_a_stub_once() {
+    let world = World::fresh(1).await;
+    let letters = topics::dead_letter_topic(&world.topic);
+    let admin: AdminClient<DefaultClientContext> = client::config(&brokers()).create().expect("legal settings");
+    let smaller = AlterConfig::new(ResourceSpecifier::Topic(&letters)).set("max.message.bytes", "2000");
+    admin.alter_configs([&smaller], &AdminOptions::new()).await.expect("asked")[0].as_ref().expect("altered");
+    let large = vec![b'x'; 5000];
+    publish_raw(&world.topic, 0, "s", &[&large, b"nonsense"]);
+    let consumer = world.consume();
+    wait_for("both are published", SOON, async || {
+        world.db.number("SELECT count(*) FROM poison WHERE published_at IS NOT NULL").await == 2
+    })
+    .await;
+    assert_eq!(world.db.number("SELECT max(length(raw))::bigint FROM poison").await, 5000, "its bytes are kept");
+    let log = LogEnds::start(&brokers(), &letters).expect("legal settings");
+    assert_eq!(log.watermarks(0).await.expect("asked"), (0, 2), "each once");
+    let reader: BaseConsumer =
+        client::config(&brokers()).set("group.id", &world.topic).create().expect("legal settings");
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(&letters, 0, Offset::Beginning).expect("legal");
+    reader.assign(&from).expect("assigned");
+    let mut read = Vec::new();
+    wait_for("both are read", SOON, async || {
+        if let Some(Ok(letter)) = reader.poll(Duration::from_millis(10)) {
+            let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+            let headers = letter.headers().expect("headers").iter();
+            let headers: Vec<_> = headers.map(|h| format!("{}={}", h.key, text(h.value).unwrap_or_default())).collect();
+            read.push((text(letter.key()).unwrap_or_default(), text(letter.payload()), headers.join(" ")));
+        }
+        read.len() == 2
+    })
+    .await;
+    let stub = ("0.0.0".to_owned(), None, "reason=MALFORMED place=0.0.0 size=5000".to_owned());
+    assert_eq!(read, [stub, ("0.1.0".to_owned(), Some("nonsense".to_owned()), "reason=MALFORMED".to_owned())]);
     consumer.stop().await;
     world.finish().await;
 }
