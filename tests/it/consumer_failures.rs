@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flashsale::ids;
 use flashsale::kafka::{LogEnds, client, topics};
 use flashsale::limits;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
@@ -10,8 +11,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
+use uuid::Uuid;
 
-use crate::support::commands::{create, record, reserve};
+use crate::support::commands::{create, record, reserve, reserve_as};
 use crate::support::consumer::{SOON, World};
 use crate::support::kafka::{brokers, publish_raw};
 use crate::support::wait::{wait_for, wait_for_value};
@@ -127,6 +129,33 @@ async fn a_poison_trial_that_fails_in_passing_is_repeated() {
     assert_eq!(world.db.number("SELECT reserved FROM sku").await, 3);
     assert_eq!(world.db.number("SELECT epoch FROM partition_state").await, epoch, "no claim was needed");
     assert!(tries(&world).await > 2, "the trial was refused");
+    consumer.stop().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_partitions_with_the_same_ids_wait_one_for_the_other_and_never_both() {
+    let world = World::fresh(2).await;
+    // So slow that both batches are written at once.
+    plant(&world, "PERFORM nextval('tries'), pg_sleep(0.3);").await;
+    for (partition, name) in [(0, "s"), (1, "t")] {
+        world.publish(partition, &[create(name, partition, 9, 5)]);
+    }
+    let consumer = world.consume();
+    for partition in [0, 1] {
+        world.wait_for_position(partition, 1).await;
+    }
+    let ids = [ids::fresh_id(), ids::fresh_id()];
+    let of = |name: &str, ids: [Uuid; 2]| record(&ids.map(|id| reserve_as(id, name, "u", 1)));
+    publish_raw(&world.topic, 0, "s", &[&of("s", ids)]);
+    publish_raw(&world.topic, 1, "t", &[&of("t", [ids[1], ids[0]])]);
+    for partition in [0, 1] {
+        world.wait_for_position(partition, 2).await;
+    }
+    assert_eq!(world.db.number("SELECT sum(reserved)::bigint FROM sku").await, 2, "each is decided once");
+    // The first writes both; the second is refused by its first, and looks up. After a deadlock somebody would write again.
+    let tries = tries(&world).await;
+    assert!(tries <= 4, "{tries} rows were tried");
     consumer.stop().await;
     world.finish().await;
 }
