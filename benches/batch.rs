@@ -122,7 +122,8 @@ async fn measure(name: &str, url: &str, is_keyed: bool, rows: usize, batches: us
     let settings = Settings::default();
     let on_hand = Some(limits::ON_HAND_MAX);
     let sku = SkuId::parse(SKU).expect("legal");
-    let create = Command::Configure(Configure { id: ids::fresh_id(), sku, pin: 0, seen_version: 0, on_hand, settings });
+    let (id, patch_hash) = (ids::fresh_id(), None);
+    let create = Command::Configure(Configure { id, sku, pin: 0, seen_version: 0, on_hand, settings, patch_hash });
     let place = Place { offset: 0, index: 0 };
     commit(&mut writer, &mut claim, &[Logged { place, at: 1_000, command: Ok(create) }]).await;
     let mut admin = connect(url).await;

@@ -34,6 +34,7 @@ fn create(name: &str) -> Command {
         seen_version: 0,
         on_hand: Some(1_000_000_000),
         settings,
+        patch_hash: None,
     })
 }
 

@@ -116,6 +116,7 @@ COMMENT ON VIEW reservation_now IS 'What a reservation is: counters of ended hol
 CREATE TABLE command (
   command_id       uuid        PRIMARY KEY,
   requested_id     uuid        NOT NULL,
+  key_id           uuid,
   reservation_id   uuid,
   kind             text        NOT NULL,
   sku_id           text        NOT NULL,
@@ -132,6 +133,10 @@ CREATE TABLE command (
 );
 COMMENT ON TABLE command IS 'One row per decided command that is not a reserve. A refused one is named by its place, so that it burns no id.';
 COMMENT ON COLUMN command.requested_id IS 'The id that the command carried.';
+COMMENT ON COLUMN command.key_id IS
+  'Of a confirm or an adjustment that something else names: the id that its key alone would have given. One namespace with command_id.';
+-- Few commands have one.
+CREATE UNIQUE INDEX command_key_id ON command (key_id) WHERE key_id IS NOT NULL;
 COMMENT ON COLUMN command.fingerprint IS 'Hash of what was asked for: the same key with another body is told so, not "done".';
 COMMENT ON COLUMN command.reservation_id IS 'What a confirm, cancel or extend was to change.';
 COMMENT ON COLUMN command.result IS 'CREATED, CHANGED, CONFIRMED, CANCELLED, EXTENDED, ADJUSTED, or the code of the refusal.';

@@ -150,17 +150,6 @@ pub enum SkuCommandStanding {
     Refused(String, CommandRefusal),
 }
 
-/// How a repeat with another body is told from a repeat.
-#[derive(Clone, Copy)]
-enum Named {
-    /// Nobody can repeat it.
-    Freshly,
-    /// By a key or a reference: what it asks for is compared.
-    ByCaller,
-    /// By a key, and what it asks for depends on the settings that were seen: compared only if nobody changed them since.
-    ByCallerOver { seen_version: i64 },
-}
-
 impl SkuAdmin {
     /// Over the parts of this process.
     pub fn new(store: Store, commands: Commands) -> Self {
@@ -182,12 +171,21 @@ impl SkuAdmin {
             (None, _) => return Err(ChangeSkuError::UnknownSku),
         };
         let ChangeSku { sku, change, key, request_id } = asked;
-        let (command, named) = command_of(sku.clone(), change, key.as_ref(), known.as_ref(), partition)?;
+        let command = command_of(sku.clone(), change, key.as_ref(), known.as_ref(), partition)?;
         let (id, fingerprint) = (command.id(), command.fingerprint());
-        let asking = self.commands.ask(partition, command, request_id, limits::ADMIN_DECISION_WAIT);
-        match asking.await.map_err(ChangeSkuError::Ask)? {
+        let wrong = out_of_bounds(&command);
+        let asked = if wrong.is_empty() {
+            let asking = self.commands.ask(partition, command, request_id, limits::ADMIN_DECISION_WAIT);
+            asking.await.map_err(ChangeSkuError::Ask)?
+        } else {
+            // It can't be asked for now. A repeat of what was done before still gets its answer, whatever others changed since.
+            let done = self.commands.find_decided(partition, id).await?;
+            Asked::Decided(done.ok_or(ChangeSkuError::OutOfBounds(wrong))?)
+        };
+        match asked {
             Asked::Undecided(ticket) => Ok(SkuChanged::Undecided { id, ticket }),
-            Asked::Decided(row) if is_another(&row, fingerprint, named) => {
+            // Of this row, found by its name, the command is a duplicate that asks for something else: the writer left it out.
+            Asked::Decided(row) if row.fingerprint.is_some_and(|known| known != fingerprint) => {
                 Ok(SkuChanged::Refused(CommandRefusal::NameReused))
             }
             Asked::Decided(row) => self.changed(&sku, &row).await,
@@ -237,62 +235,88 @@ impl SkuAdmin {
     }
 }
 
-/// The command of a change, over what was seen of the SKU.
+/// The command of a change, over what was seen of the SKU. Without a key or a reference nobody can repeat it.
 fn command_of(
     sku: SkuId,
     change: SkuChange,
     key: Option<&IdempotencyKey>,
     known: Option<&CatalogueEntry>,
     pin: i32,
-) -> Result<(Command, Named), ChangeSkuError> {
+) -> Result<Command, ChangeSkuError> {
     let seen_version = known.map_or(0, |entry| entry.sku.settings_version);
-    let id_of = |kind: &str| match key {
-        Some(key) => (ids::keyed_sku_command_id(kind, &sku, key), Named::ByCaller),
-        None => (ids::fresh_id(), Named::Freshly),
-    };
+    let keyed_id = |kind: &str| key.map(|key| ids::keyed_sku_command_id(kind, &sku, key));
+    let id_of = |kind: &str| keyed_id(kind).unwrap_or_else(ids::fresh_id);
     Ok(match change {
         SkuChange::Put { on_hand, settings } => {
-            let (id, named) = id_of("configure");
-            (Command::Configure(Configure { id, sku, pin, seen_version, on_hand, settings }), named)
+            let id = id_of("configure");
+            Command::Configure(Configure { id, sku, pin, seen_version, on_hand, settings, patch_hash: None })
         }
         SkuChange::Patch(patch) => {
-            let (id, _) = id_of("patch");
+            let id = id_of("patch");
             let entry = known.ok_or(ChangeSkuError::UnknownSku)?;
-            let settings = patch.over(&entry.sku.settings);
-            let wrong = settings.check();
-            if !wrong.is_empty() {
-                return Err(ChangeSkuError::OutOfBounds(wrong));
-            }
-            let named = if key.is_some() { Named::ByCallerOver { seen_version } } else { Named::Freshly };
-            let on_hand = patch.on_hand;
-            (Command::Configure(Configure { id, sku, pin, seen_version, on_hand, settings }), named)
+            let (on_hand, settings) = (patch.on_hand, patch.over(&entry.sku.settings));
+            let patch_hash = Some(patch.hash64());
+            Command::Configure(Configure { id, sku, pin, seen_version, on_hand, settings, patch_hash })
         }
         SkuChange::Pause { pauses, note } => {
-            let (id, named) = id_of(if pauses { "pause" } else { "resume" });
-            (Command::Pause(Pause { id, sku, seen_version, pauses, note }), named)
+            let id = id_of(if pauses { "pause" } else { "resume" });
+            Command::Pause(Pause { id, sku, seen_version, pauses, note })
         }
         SkuChange::Adjust { change, note, reference } => {
-            let (id, named) = match &reference {
-                Some(name) => (ids::named_sku_command_id("adjust", &sku, name.as_str()), Named::ByCaller),
-                None => id_of("adjust"),
+            let (id, key_id) = match &reference {
+                Some(name) => (ids::named_sku_command_id("adjust", &sku, name.as_str()), keyed_id("adjust")),
+                None => (id_of("adjust"), None),
             };
-            (Command::Adjust(Adjust { id, sku, change, note, reference }), named)
+            Command::Adjust(Adjust { id, sku, change, note, reference, key_id })
         }
     })
 }
 
-/// Whether the row's command, of which ours is a duplicate by its name, asked for something else: the writer left ours out.
-fn is_another(row: &CommandRow, fingerprint: i64, named: Named) -> bool {
-    let is_compared = match named {
-        Named::Freshly => false,
-        Named::ByCaller => true,
-        // Two with one key before the first was decided saw the same version, which is older than what the first one left.
-        Named::ByCallerOver { seen_version } => row.details[0].is_none_or(|left| left >= seen_version),
-    };
-    is_compared && row.fingerprint.is_some_and(|known| known != fingerprint)
+/// The settings of a command that would be none: only a patch can lead there, what replaces them all was checked before.
+fn out_of_bounds(command: &Command) -> Vec<(&'static str, &'static str)> {
+    match command {
+        Command::Configure(configure) => configure.settings.check(),
+        _ => Vec::new(),
+    }
 }
 
 impl SettingsPatch {
+    /// A stable hash of what is to change: another patch under the same key has another one. Never changes between builds.
+    pub fn hash64(&self) -> i64 {
+        let Self {
+            on_hand,
+            user_limit,
+            hold_seconds,
+            starts_at,
+            ends_at,
+            late_payment,
+            extensions_max,
+            extension_seconds_max,
+        } = self;
+        let small = |number: &Option<u32>| number.map(|n| Some(i64::from(n)));
+        let late_payment = late_payment.map(|policy| match policy {
+            LatePayment::Rereserve => Some(0),
+            LatePayment::Reject => Some(1),
+        });
+        let mut body = Vec::with_capacity(64);
+        for field in [
+            on_hand.map(Some),
+            small(user_limit),
+            small(hold_seconds),
+            *starts_at,
+            *ends_at,
+            late_payment,
+            small(extensions_max),
+            small(extension_seconds_max),
+        ] {
+            // Left out, cleared, set: the three never meet.
+            let (state, number) = field.map_or((0, 0), |to| to.map_or((1, 0), |number| (2, number)));
+            body.push(state);
+            body.extend_from_slice(&number.to_le_bytes());
+        }
+        ids::body_hash64("patch", &body)
+    }
+
     /// These settings with the patch laid over them.
     pub fn over(&self, settings: &Settings) -> Settings {
         Settings {
@@ -310,6 +334,7 @@ impl SettingsPatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::Sku;
 
     #[test]
     fn a_patch_leaves_what_it_does_not_name() {
@@ -320,20 +345,104 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_patch_is_no_other_patch_because_of_what_others_changed_since() {
-        let row = CommandRow {
-            command_id: Uuid::nil(),
-            reservation_id: None,
-            kind: "configure".into(),
-            sku_id: "s".into(),
-            result: "CHANGED".into(),
-            details: [Some(4), None, None],
-            fingerprint: Some(1),
+    fn a_patch_is_hashed_by_what_it_names_and_nothing_else() {
+        let none = SettingsPatch::default;
+        let patches = [
+            none(),
+            SettingsPatch { on_hand: Some(0), ..none() },
+            SettingsPatch { user_limit: Some(1), ..none() },
+            SettingsPatch { hold_seconds: Some(60), ..none() },
+            SettingsPatch { starts_at: Some(None), ..none() },
+            SettingsPatch { starts_at: Some(Some(0)), ..none() },
+            SettingsPatch { ends_at: Some(None), ..none() },
+            SettingsPatch { ends_at: Some(Some(0)), ..none() },
+            SettingsPatch { late_payment: Some(LatePayment::Rereserve), ..none() },
+            SettingsPatch { late_payment: Some(LatePayment::Reject), ..none() },
+            SettingsPatch { extensions_max: Some(0), ..none() },
+            SettingsPatch { extension_seconds_max: Some(0), ..none() },
+        ];
+        let mut hashes: Vec<i64> = patches.iter().map(SettingsPatch::hash64).collect();
+        // Golden: rows of earlier builds are compared with it.
+        assert_eq!(hashes[3], -8_910_745_349_614_204_584);
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), patches.len(), "every field counts, and whether it is left out, cleared or set");
+    }
+
+    fn entry(settings_version: i64, settings: Settings) -> CatalogueEntry {
+        let sku = Sku {
+            on_hand: 9,
+            reserved: 0,
+            sold: 0,
+            expired_through: 0,
+            is_paused: false,
+            settings,
+            settings_version,
+            movement_count: 1,
         };
-        let over = |seen_version| is_another(&row, 2, Named::ByCallerOver { seen_version });
-        assert!(over(4), "nobody changed anything since: it is another patch");
-        assert!(!over(5), "somebody did: nobody can tell, and it is the repeat in all likelihood");
-        assert!(is_another(&row, 2, Named::ByCaller) && !is_another(&row, 1, Named::ByCaller));
-        assert!(!is_another(&row, 2, Named::Freshly));
+        CatalogueEntry { sku_id: SkuId::parse("s").expect("legal"), partition: 0, sku }
+    }
+
+    /// What a change becomes for somebody who saw this of the SKU.
+    fn made(change: &SkuChange, key: Option<&str>, seen: &CatalogueEntry) -> Command {
+        let key = key.map(|key| IdempotencyKey::parse(key).expect("legal"));
+        command_of(seen.sku_id.clone(), change.clone(), key.as_ref(), Some(seen), 0).expect("a known SKU")
+    }
+
+    #[test]
+    fn an_honest_repeat_is_no_other_body_because_of_what_others_changed_since() {
+        let note = |text: &str| Note::parse(text).expect("legal");
+        let before = entry(1, Settings::default());
+        let after = entry(7, Settings { user_limit: 9, ends_at: Some(5), ..Settings::default() });
+        let changes = [
+            SkuChange::Put { on_hand: Some(9), settings: Settings::default() },
+            SkuChange::Patch(SettingsPatch { hold_seconds: Some(60), ..SettingsPatch::default() }),
+            SkuChange::Pause { pauses: true, note: Some(note("why")) },
+            SkuChange::Pause { pauses: false, note: None },
+            SkuChange::Adjust { change: StockChange::By(1), note: note("why"), reference: None },
+        ];
+        for change in changes {
+            let (first, again) = (made(&change, Some("k"), &before), made(&change, Some("k"), &after));
+            assert_eq!((first.id(), first.fingerprint()), (again.id(), again.fingerprint()), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn another_body_has_another_fingerprint() {
+        let note = |text: &str| Note::parse(text).expect("legal");
+        let seen = entry(1, Settings::default());
+        let patch = |hold_seconds| SkuChange::Patch(SettingsPatch { hold_seconds, ..SettingsPatch::default() });
+        let adjust =
+            |delta, text| SkuChange::Adjust { change: StockChange::By(delta), note: note(text), reference: None };
+        let pause = |text: Option<&str>| SkuChange::Pause { pauses: true, note: text.map(note) };
+        let pairs = [
+            (patch(Some(60)), patch(Some(61))),
+            // Both leave the settings as they are.
+            (patch(None), patch(Some(120))),
+            (adjust(1, "a"), adjust(2, "a")),
+            (adjust(1, "a"), adjust(1, "b")),
+            (pause(None), pause(Some("a"))),
+        ];
+        for (one, other) in pairs {
+            let (one, other) = (made(&one, Some("k"), &seen), made(&other, Some("k"), &seen));
+            assert_eq!(one.id(), other.id());
+            assert_ne!(one.fingerprint(), other.fingerprint(), "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn an_adjustment_with_a_reference_keeps_its_key_beside_its_name() {
+        let seen = entry(1, Settings::default());
+        let adjust = |reference: Option<&str>, key| {
+            let reference = reference.map(|text| Reference::parse(text).expect("legal"));
+            let note = Note::parse("why").expect("legal");
+            made(&SkuChange::Adjust { change: StockChange::By(1), note, reference }, key, &seen)
+        };
+        let (keyed, both) = (adjust(None, Some("k")), adjust(Some("r"), Some("k")));
+        assert_eq!(both.key_id(), Some(keyed.id()), "what the key alone would have given");
+        assert_eq!(both.id(), adjust(Some("r"), None).id(), "the reference names it");
+        assert_eq!((keyed.key_id(), adjust(Some("r"), None).key_id()), (None, None));
+        assert_ne!(keyed.id(), adjust(Some("k"), None).id(), "a key is no reference");
+        assert_ne!(adjust(None, None).id(), adjust(None, None).id(), "new each time");
     }
 }

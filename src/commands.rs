@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::batcher::{Batcher, Questions, batcher};
 use crate::clock::Clock;
-use crate::ids::Ticket;
+use crate::ids::{Place, Ticket};
 use crate::ingress::{Delivery, Ingress, NotSent};
 use crate::inventory::{Command, Refusal};
 use crate::kafka::LogEnds;
@@ -182,6 +182,16 @@ impl Commands {
         })
     }
 
+    /// The row of the command that has this id, if one was decided or poisoned.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn find_decided(&self, partition: i32, id: Uuid) -> Result<Option<CommandRow>, StoreError> {
+        // No command stands there: only the id is looked for.
+        let nowhere = Ticket { partition, place: Place { offset: -1, index: 0 } };
+        Ok(self.store.load_commands(&[(id, nowhere)]).await?.pop().flatten())
+    }
+
     /// Refuses at once beyond [`limits::LOG_RECORDS_READ_AT_ONCE`]: one thread answers all questions about the log, and a crowd that cancels
     /// what is queued must not keep the lag and the proofs of absence waiting.
     async fn in_log(&self, ticket: Ticket) -> InLog {
@@ -226,6 +236,7 @@ pub fn refusal_of(row: &CommandRow) -> Option<CommandRefusal> {
     let small = |index: usize| u32::try_from(number(index)).unwrap_or(u32::MAX);
     Some(CommandRefusal::Writer(match row.result.as_str() {
         "CREATED" | "CHANGED" | "CONFIRMED" | "CANCELLED" | "EXTENDED" | "ADJUSTED" => return None,
+        "IDEMPOTENCY_KEY_REUSED" => return Some(CommandRefusal::NameReused),
         "SETTINGS_CHANGED" => Refusal::SettingsChanged { settings_version: number(0) },
         "STOCK_CHANGED" => Refusal::StockChanged { on_hand: number(0) },
         "BELOW_COMMITTED" => Refusal::BelowCommitted { minimum: number(0) },
@@ -275,6 +286,7 @@ mod tests {
         for (refusal, details) in refusals {
             assert_eq!(refusal_of(&row(refusal.code(), details)), Some(CommandRefusal::Writer(refusal)));
         }
+        assert_eq!(refusal_of(&row(Refusal::KeyReused.code(), [None; 3])), Some(CommandRefusal::NameReused));
         assert_eq!(refusal_of(&row("ADJUSTED", [None; 3])), None);
         assert_eq!(refusal_of(&row("NOT_HERE", [None; 3])), Some(CommandRefusal::Poisoned("NOT_HERE".into())));
     }

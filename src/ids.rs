@@ -218,6 +218,11 @@ pub fn named_reservation_command_id(kind: &str, reservation: Uuid, name: &str) -
     hash_fields(NAMESPACE, &[kind.as_bytes(), reservation.as_bytes(), name.as_bytes()])
 }
 
+/// The key id of a confirm, which its payment names: what its key alone would have given.
+pub fn confirm_key_id(reservation: Uuid, key: &IdempotencyKey) -> Uuid {
+    named_reservation_command_id("confirm-key", reservation, key.as_str())
+}
+
 /// Id of a named command on a SKU (an adjustment's reference).
 pub fn named_sku_command_id(kind: &str, sku: &SkuId, name: &str) -> Uuid {
     hash_fields(NAMESPACE, &[kind.as_bytes(), sku.as_str().as_bytes(), b"name", name.as_bytes()])

@@ -2,19 +2,19 @@
 //!
 //! Version 1, integers little-endian, texts as one length byte and that many bytes (long ones as two; empty = absent), `?` = a presence byte
 //! 0 or 1 before the value, `[...]` = nothing at all where a command has none, as the builds before it wrote (whoever appends a field after
-//! it writes it always):
+//! it writes it always: an empty text, a 0):
 //! ```text
 //! record   "FS"  version u8  count u16  sku text  { size u16  command }*
 //! command  kind u8  id 16 bytes  received_at_us i64  request_id text  body
 //! reserve    (1)  user text  quantity u32  [metadata long]
-//! confirm    (3)  reservation 16 bytes  payment_ref text
+//! confirm    (3)  reservation 16 bytes  payment_ref text  [key_id ?16 bytes]
 //! cancel     (4)  reservation 16 bytes  note long
 //! extend     (5)  reservation 16 bytes  seconds u32
-//! adjust     (6)  compare_on_hand ?i64  delta or on_hand i64  note long  reference text
+//! adjust     (6)  compare_on_hand ?i64  delta or on_hand i64  note long  reference text  [key_id ?16 bytes]
 //! pause      (7)  seen_version i64  pauses u8  note long
 //! tick       (8)
 //! configure  (2)  pin u16  seen_version i64  on_hand ?i64  user_limit u32  hold_seconds u32  starts_at ?i64  ends_at ?i64
-//!                 late_payment u8  extensions_max u32  extension_seconds_max u32
+//!                 late_payment u8  extensions_max u32  extension_seconds_max u32  [patch_hash ?i64]
 //! ```
 //! Each command carries its size, so that one bad command never costs its neighbours, and so that a later build may append fields that
 //! this one skips. Anything that an older build must not skip gets a new version, which an older build does not decide.
@@ -196,6 +196,7 @@ fn put_command(bytes: &mut Vec<u8>, sent: &Sent) {
         Command::Confirm(confirm) => {
             bytes.extend_from_slice(confirm.reservation.as_bytes());
             put_text(bytes, confirm.payment_ref.as_str());
+            put_key_id(bytes, confirm.key_id);
         }
         Command::Cancel(cancel) => {
             bytes.extend_from_slice(cancel.reservation.as_bytes());
@@ -225,6 +226,7 @@ fn put_adjust(bytes: &mut Vec<u8>, adjust: &Adjust) {
     bytes.extend_from_slice(&number.to_le_bytes());
     put_long_text(bytes, adjust.note.as_str());
     put_text(bytes, adjust.reference.as_ref().map_or("", Reference::as_str));
+    put_key_id(bytes, adjust.key_id);
 }
 
 fn put_configure(bytes: &mut Vec<u8>, configure: &Configure) {
@@ -243,6 +245,16 @@ fn put_configure(bytes: &mut Vec<u8>, configure: &Configure) {
     });
     bytes.extend_from_slice(&extensions_max.to_le_bytes());
     bytes.extend_from_slice(&extension_seconds_max.to_le_bytes());
+    if configure.patch_hash.is_some() {
+        put_optional(bytes, configure.patch_hash);
+    }
+}
+
+fn put_key_id(bytes: &mut Vec<u8>, key_id: Option<Uuid>) {
+    if let Some(key_id) = key_id {
+        bytes.push(1);
+        bytes.extend_from_slice(key_id.as_bytes());
+    }
 }
 
 fn put_u16(bytes: &mut Vec<u8>, number: usize) {
@@ -313,7 +325,8 @@ fn read_reserve(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command>
 fn read_confirm(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
     let reservation = from.uuid()?;
     let payment_ref = PaymentRef::parse(from.text()?).ok()?;
-    Some(Command::Confirm(Confirm { id, reservation, sku: sku.clone(), payment_ref }))
+    let key_id = appended(from, Reader::optional_uuid)?;
+    Some(Command::Confirm(Confirm { id, reservation, sku: sku.clone(), payment_ref, key_id }))
 }
 
 fn read_cancel(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
@@ -341,7 +354,8 @@ fn read_adjust(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> 
     };
     let note = Note::parse(from.long_text()?).ok()?;
     let reference = optional_text(from.text()?, |text| Reference::parse(text).ok())?;
-    Some(Command::Adjust(Adjust { id, sku: sku.clone(), change, note, reference }))
+    let key_id = appended(from, Reader::optional_uuid)?;
+    Some(Command::Adjust(Adjust { id, sku: sku.clone(), change, note, reference, key_id }))
 }
 
 fn read_pause(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
@@ -353,6 +367,14 @@ fn read_pause(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Command> {
     };
     let note = optional_text(from.long_text()?, |text| Note::parse(text).ok())?;
     Some(Command::Pause(Pause { id, sku: sku.clone(), seen_version, pauses, note }))
+}
+
+/// A field that was appended after the first build: where it is missing, there is none. Outer `None`: broken.
+fn appended<'b, T>(
+    from: &mut Reader<'b>,
+    read: impl FnOnce(&mut Reader<'b>) -> Option<Option<T>>,
+) -> Option<Option<T>> {
+    if from.0.is_empty() { Some(None) } else { read(from) }
 }
 
 /// Empty = absent. Outer `None`: broken.
@@ -377,8 +399,10 @@ fn read_configure(from: &mut Reader<'_>, id: Uuid, sku: &SkuId) -> Option<Comman
         extensions_max: from.u32()?,
         extension_seconds_max: from.u32()?,
     };
+    let patch_hash = appended(from, Reader::optional)?;
     let is_bounded = on_hand.is_none_or(|units| (0..=limits::ON_HAND_MAX).contains(&units));
     let is_creation_complete = seen_version > 0 || on_hand.is_some();
     let is_good = is_bounded && is_creation_complete && settings.check().is_empty();
-    is_good.then(|| Command::Configure(Configure { id, sku: sku.clone(), pin, seen_version, on_hand, settings }))
+    let sku = sku.clone();
+    is_good.then_some(Command::Configure(Configure { id, sku, pin, seen_version, on_hand, settings, patch_hash }))
 }

@@ -22,7 +22,7 @@ pub struct ReservationCommands {
 /// What is to become of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is paid for. Named by the payment, also with a key.
+    /// It is paid for. Named by the payment, also with a key: that is only not to be used for another payment.
     Confirm(PaymentRef),
     /// It is given back. Named by the key, or by the reservation alone.
     Cancel(Option<Note>),
@@ -208,7 +208,8 @@ fn command_of(reservation: Uuid, sku: SkuId, change: Change, key: Option<&Idempo
     match change {
         Change::Confirm(payment_ref) => {
             let id = named("confirm", payment_ref.as_str());
-            (Command::Confirm(Confirm { id, reservation, sku, payment_ref }), false)
+            let key_id = key.map(|key| ids::confirm_key_id(reservation, key));
+            (Command::Confirm(Confirm { id, reservation, sku, payment_ref, key_id }), false)
         }
         Change::Cancel(note) => {
             // No key is empty, so the two never meet.
@@ -230,14 +231,25 @@ mod tests {
     fn commands_are_named_as_the_contract_says() {
         let sku = SkuId::parse("s").expect("legal");
         let reservation = Uuid::from_u128(7);
-        let id = |change: Change, key: Option<&str>| {
+        let command = |change: Change, key: Option<&str>| {
             let key = key.map(|key| IdempotencyKey::parse(key).expect("legal"));
-            command_of(reservation, sku.clone(), change, key.as_ref()).0.id()
+            command_of(reservation, sku.clone(), change, key.as_ref()).0
         };
+        let id = |change: Change, key: Option<&str>| command(change, key).id();
+        let key_id = |change: Change, key: Option<&str>| command(change, key).key_id();
         let confirm = |text| Change::Confirm(PaymentRef::parse(text).expect("legal"));
         let note = || Some(Note::parse("why").expect("legal"));
         assert_eq!(id(confirm("pay-1"), None), id(confirm("pay-1"), Some("k")), "the payment names it");
         assert_ne!(id(confirm("pay-1"), None), id(confirm("pay-2"), None));
+        assert_eq!(key_id(confirm("pay-1"), None), None);
+        assert_eq!(
+            key_id(confirm("pay-1"), Some("k")),
+            key_id(confirm("pay-2"), Some("k")),
+            "the key has an id of its own"
+        );
+        assert_ne!(key_id(confirm("pay-1"), Some("k")), key_id(confirm("pay-1"), Some("l")));
+        assert_ne!(key_id(confirm("pay-1"), Some("pay-1")), Some(id(confirm("pay-1"), None)), "no key is a payment");
+        assert_eq!(key_id(Change::Cancel(None), Some("k")), None, "its key is its name");
         assert_eq!(id(Change::Cancel(None), None), id(Change::Cancel(note()), None), "the reservation alone names it");
         assert_ne!(id(Change::Cancel(None), None), id(Change::Cancel(None), Some("k")));
         assert_ne!(id(Change::Extend(1), None), id(Change::Extend(1), None), "new each time");

@@ -142,7 +142,7 @@ codes! {
     UnsupportedMediaType = "UNSUPPORTED_MEDIA_TYPE", UNSUPPORTED_MEDIA_TYPE, Never, "The body must be application/json.";
     /// Members are missing, unknown, of a wrong type or out of range; `errors` lists all of them.
     InvalidField = "INVALID_FIELD", UNPROCESSABLE_ENTITY, Never, "The body has invalid fields.";
-    /// The same key was used for another request.
+    /// The same key, or the same `reference`, was used for another request; this one was not made.
     IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED", UNPROCESSABLE_ENTITY, Never, "The Idempotency-Key belongs to another request.";
     /// Request line and headers together are over 16 KiB.
     HeadersTooLarge = "HEADERS_TOO_LARGE", REQUEST_HEADER_FIELDS_TOO_LARGE, Never, "The headers are too large.";

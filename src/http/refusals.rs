@@ -9,9 +9,7 @@ use crate::inventory::Refusal;
 pub(super) fn refused(refusal: &CommandRefusal) -> Problem {
     match refusal {
         CommandRefusal::Writer(refusal) => refused_by_writer(*refusal),
-        CommandRefusal::NameReused => {
-            Problem::new(Code::IdempotencyKeyReused, "this key or reference was used for another change")
-        }
+        CommandRefusal::NameReused => name_reused(),
         CommandRefusal::Poisoned(reason) => {
             Problem::new(Code::Internal, "the change could not be decided; it is among the dead letters")
                 .with("reason", reason.as_str())
@@ -21,6 +19,7 @@ pub(super) fn refused(refusal: &CommandRefusal) -> Problem {
 
 fn refused_by_writer(refusal: Refusal) -> Problem {
     match refusal {
+        Refusal::KeyReused => name_reused(),
         Refusal::SettingsChanged { .. } => {
             Problem::new(Code::SettingsChanged, "somebody else changed the settings at the same time")
         }
@@ -53,6 +52,10 @@ fn refused_by_writer(refusal: Refusal) -> Problem {
         .with("extensions_left", extensions_left)
         .with("seconds_left", seconds_left),
     }
+}
+
+fn name_reused() -> Problem {
+    Problem::new(Code::IdempotencyKeyReused, "this key or reference was used for another change")
 }
 
 /// 409 for a reservation that has no decision, as far as anybody can say now. Nobody remembers it.
@@ -99,7 +102,7 @@ mod tests {
             Refusal::ExtensionLimit { extensions_left: 1, seconds_left: 30 },
         ];
         // The words of the pure core and those of HTTP are the same.
-        for refusal in refusals {
+        for refusal in refusals.into_iter().chain([Refusal::KeyReused]) {
             assert_eq!(refused_by_writer(refusal).code().word(), refusal.code());
         }
         let all = refusals.map(CommandRefusal::Writer).into_iter();

@@ -57,7 +57,7 @@ impl FromRequestParts<SharedApp> for Call {
     post, path = "/v1/reservations/{id}/confirm", tag = "reservations", request_body = ConfirmBody,
     params(
         ReservationPath, TicketQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Name of this call; the payment names it anyway"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Serves for this payment alone: with another one 422. The payment names the call, with a key or without"),
     ),
     responses(
         (status = 200, description = "The reservation, CONFIRMED", body = ReservationView, headers(("ETag" = String, description = "The version"))),

@@ -104,7 +104,7 @@ pub(super) async fn patch_sku(
     post, path = "/v1/admin/skus/{sku}/adjustments", tag = "skus", request_body = AdjustmentBody,
     params(
         SkuPath,
-        ("Idempotency-Key" = Option<String>, Header, description = "Name of this adjustment, if it has no `reference`"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Name of this adjustment, if it has no `reference`; else it serves for this reference alone: with another one, or none, 422"),
     ),
     responses(
         (status = 200, description = "The stock right after it", body = StockView),

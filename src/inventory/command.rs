@@ -60,6 +60,18 @@ impl Command {
         }
     }
 
+    /// What a command that something else names occupies besides its id, if it came with a key: the id that the key alone would have
+    /// given. Another command that meets it has the same key for another body.
+    pub fn key_id(&self) -> Option<Uuid> {
+        match self {
+            Self::Confirm(command) => command.key_id,
+            Self::Adjust(command) => command.key_id,
+            // Their key is their name, if they have one.
+            Self::Cancel(_) | Self::Extend(_) | Self::Configure(_) | Self::Pause(_) => None,
+            Self::Reserve(_) | Self::Tick(_) => None,
+        }
+    }
+
     /// The SKU it is about.
     pub fn sku(&self) -> &SkuId {
         match self {
@@ -84,7 +96,8 @@ impl Command {
         }
     }
 
-    /// What it asks for, hashed and stored: the same name with another body is told so. Never changes between builds.
+    /// What its caller asks for, hashed and stored: the same name with another body is told so. Nothing of it depends on what was seen
+    /// of the SKU, which a repeat may see changed. Never changes between builds.
     pub fn fingerprint(&self) -> i64 {
         let (mut body, number) =
             (Vec::with_capacity(64), |body: &mut Vec<u8>, n: i64| body.extend_from_slice(&n.to_le_bytes()));
@@ -101,8 +114,12 @@ impl Command {
                 };
                 number(&mut body, compare);
                 number(&mut body, units);
+                // The same reference is the same adjustment, whatever a person writes beside it.
+                if adjust.reference.is_none() {
+                    body.extend_from_slice(adjust.note.as_str().as_bytes());
+                }
             }
-            Self::Pause(pause) => number(&mut body, pause.pauses.into()),
+            Self::Pause(pause) => body.extend_from_slice(pause.note.as_ref().map_or("", Note::as_str).as_bytes()),
         }
         ids::body_hash64(self.kind(), &body)
     }
@@ -150,6 +167,8 @@ pub struct Confirm {
     pub sku: SkuId,
     /// The payment.
     pub payment_ref: PaymentRef,
+    /// See [`Command::key_id`].
+    pub key_id: Option<Uuid>,
 }
 
 /// Give a hold back.
@@ -181,7 +200,7 @@ pub struct Extend {
 /// Change the units in the sale.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adjust {
-    /// Id of the command: the same reference for the same SKU has the same id.
+    /// Id of the command: the same reference for the same SKU has the same id; without a reference, the same key.
     pub id: Uuid,
     /// The SKU.
     pub sku: SkuId,
@@ -191,6 +210,8 @@ pub struct Adjust {
     pub note: Note,
     /// What it belongs to, e.g. a purchase order.
     pub reference: Option<Reference>,
+    /// See [`Command::key_id`]: absent without a reference, the key is the name then.
+    pub key_id: Option<Uuid>,
 }
 
 /// How an adjustment changes the stock.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::command::{Command, Logged, PoisonReason};
-use super::decision::{Changes, Decision, Outcome, ReservationChange, SkuChange, Verdict};
+use super::decision::{Changes, Decision, Outcome, Refusal, ReservationChange, SkuChange, Verdict};
 use super::event::Event;
 use super::reservation::Reservation;
 use super::snapshot::{Holdings, Sku, Snapshot};
@@ -43,6 +43,7 @@ struct State {
     skus: BTreeMap<SkuId, Sku>,
     known_reservations: BTreeSet<Uuid>,
     known_commands: BTreeSet<Uuid>,
+    known_keys: BTreeSet<Uuid>,
     /// Those of the snapshot and those that the batch made.
     reservations: BTreeMap<Uuid, Reservation>,
     /// Ids of those that the batch made or changed.
@@ -64,6 +65,7 @@ impl From<&Snapshot> for State {
             skus: snapshot.skus.clone(),
             known_reservations: snapshot.known_reservations.clone(),
             known_commands: snapshot.known_commands.clone(),
+            known_keys: snapshot.known_keys.clone(),
             reservations: snapshot.reservations.clone(),
             touched: BTreeSet::new(),
             holdings: snapshot.holdings.clone(),
@@ -102,7 +104,10 @@ impl State {
         if !self.skus.contains_key(command.sku()) && !matches!(command, Command::Configure(_)) {
             return self.poison(Some(command.id()), PoisonReason::NotHere);
         }
-        match command {
+        if self.is_key_reused(command) {
+            return Verdict::Refused(Refusal::KeyReused);
+        }
+        let verdict = match command {
             Command::Reserve(reserve) => self.reserve(reserve),
             Command::Confirm(confirm) => self.confirm(confirm),
             Command::Cancel(cancel) => self.cancel(cancel),
@@ -111,7 +116,9 @@ impl State {
             Command::Configure(configure) => self.configure(configure),
             Command::Pause(pause) => self.pause(pause),
             Command::Tick(_) => Verdict::Ticked { released },
-        }
+        };
+        self.remember(command, &verdict);
+        verdict
     }
 
     /// A reservation's id and a command's are two things. Those that the batch made, or that another command of it names, are here whole.
@@ -122,6 +129,29 @@ impl State {
             }
             Command::Tick(_) => false,
             other => self.known_commands.contains(&other.id()),
+        }
+    }
+
+    /// Whether another command had the same key: one that is named by something else has it beside its name, one that is not has it as its
+    /// name. (Whoever repeats a name is a duplicate before that is asked, with whatever key.)
+    fn is_key_reused(&self, command: &Command) -> bool {
+        if matches!(command, Command::Reserve(_) | Command::Tick(_)) {
+            return false;
+        }
+        let is_taken = |key_id| self.known_keys.contains(&key_id) || self.known_commands.contains(&key_id);
+        self.known_keys.contains(&command.id()) || command.key_id().is_some_and(is_taken)
+    }
+
+    /// Keeps the id and the key id of a command whose answer stands for ever. (A reservation is here whole, a poisoned id is kept by itself.)
+    fn remember(&mut self, command: &Command, verdict: &Verdict) {
+        let is_forgotten = match verdict {
+            Verdict::Refused(refusal) => !refusal.is_remembered(),
+            Verdict::Poison(_) => true,
+            _ => matches!(command, Command::Reserve(_) | Command::Tick(_)),
+        };
+        if !is_forgotten {
+            self.known_commands.insert(command.id());
+            self.known_keys.extend(command.key_id());
         }
     }
 

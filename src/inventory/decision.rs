@@ -120,6 +120,8 @@ impl Rejection {
 /// Why a command that is not a reserve is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// Its key named another command before.
+    KeyReused,
     /// The settings are not the ones that the operator saw.
     SettingsChanged {
         /// The version in force.
@@ -165,6 +167,7 @@ impl Refusal {
     /// The stable code.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::KeyReused => "IDEMPOTENCY_KEY_REUSED",
             Self::SettingsChanged { .. } => "SETTINGS_CHANGED",
             Self::StockChanged { .. } => "STOCK_CHANGED",
             Self::BelowCommitted { .. } => "BELOW_COMMITTED",

@@ -23,8 +23,13 @@ pub struct Snapshot {
     /// Reservations that have their decision, and poisoned commands. May leave out an id that the store refuses to write twice, if every
     /// SKU of the batch is here.
     pub known_reservations: BTreeSet<Uuid>,
-    /// Operators' commands that have their decision, and poisoned commands.
+    /// Commands that are no reserves and have a decision that stands, and poisoned commands. Whatever a command of the batch carries as its
+    /// id **or its key id** ([`Command::key_id`]) must be looked up here and in [`Self::known_keys`].
+    ///
+    /// [`Command::key_id`]: super::Command::key_id
     pub known_commands: BTreeSet<Uuid>,
+    /// The key ids of such commands.
+    pub known_keys: BTreeSet<Uuid>,
     /// The reservations that commands of the batch are to change.
     pub reservations: BTreeMap<Uuid, Reservation>,
     /// What the users of the batch (those who ask, and those whose reservations are to change) hold or own of a SKU; absent = nothing.

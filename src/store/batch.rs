@@ -201,6 +201,7 @@ impl BatchTransaction<'_> {
             skus,
             known_reservations: known.reservations,
             known_commands: known.commands,
+            known_keys: known.keys,
             reservations,
             holdings: load::load_holdings(conn, writer.partition, &asked, memory).await?,
             due,
@@ -330,5 +331,5 @@ impl SettledHold {
 }
 
 fn is_known_id(error: &StoreError) -> bool {
-    matches!(error.constraint().as_deref(), Some("reservation_pkey" | "command_pkey"))
+    matches!(error.constraint().as_deref(), Some("reservation_pkey" | "command_pkey" | "command_key_id"))
 }

@@ -6,7 +6,7 @@
 //! - holders: a user who is missing here holds nothing; one who is here is looked up;
 //! - holds: which of them end when. Rows are settled by id, and only if they still are what is remembered. There are never more than units
 //!   on sale, and `flashsale.consumer.holds` says how many there are (about 75 bytes each);
-//! - ids: whoever was not looked up is caught by the primary key, and the batch begins again with a look-up.
+//! - ids of reservations: whoever was not looked up is caught by the primary key, and the batch begins again with a look-up.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;

@@ -69,6 +69,8 @@ pub(super) struct ReservationChanges {
 pub(super) struct CommandRows {
     pub ids: Vec<Uuid>,
     pub requested_ids: Vec<Uuid>,
+    /// Absent for one that burns no id.
+    pub key_ids: Vec<Option<Uuid>>,
     pub reservations: Vec<Option<Uuid>>,
     pub kinds: Vec<&'static str>,
     pub skus: Vec<String>,
@@ -194,6 +196,7 @@ impl CommandRows {
         let own_id = if is_forgotten { ids::refused_command_id(partition, decision.place) } else { command.id() };
         self.ids.push(own_id);
         self.requested_ids.push(command.id());
+        self.key_ids.push(command.key_id().filter(|_| !is_forgotten));
         self.reservations.push(command.target());
         self.kinds.push(command.kind());
         self.skus.push(command.sku().as_str().to_owned());

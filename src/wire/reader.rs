@@ -41,6 +41,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// As [`Self::optional`].
+    pub(crate) fn optional_uuid(&mut self) -> Option<Option<Uuid>> {
+        match self.u8()? {
+            0 => Some(None),
+            1 => self.uuid().map(Some),
+            _ => None,
+        }
+    }
+
     pub(crate) fn text(&mut self) -> Option<&'a str> {
         let len = self.u8()?;
         std::str::from_utf8(self.take(usize::from(len))?).ok()

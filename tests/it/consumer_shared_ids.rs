@@ -15,7 +15,7 @@ use crate::support::wait::wait_for;
 
 fn adjust(id: Uuid, sku_name: &str) -> Command {
     let note = Note::parse("why").expect("legal");
-    Command::Adjust(Adjust { id, sku: sku(sku_name), change: StockChange::By(1), note, reference: None })
+    Command::Adjust(Adjust { id, sku: sku(sku_name), change: StockChange::By(1), note, reference: None, key_id: None })
 }
 
 async fn run(conn: &mut PgConnection, sql: String) {

@@ -257,7 +257,7 @@ fn decide_properties_meet_every_kind_and_every_verdict() {
     // Else the properties above would prove less than they say.
     let mut runner = TestRunner::deterministic();
     let (mut kinds, mut verdicts) = (BTreeSet::new(), BTreeSet::new());
-    for _ in 0..200 {
+    for _ in 0..400 {
         let log = logs().new_tree(&mut runner).expect("the strategy rejects nothing").current();
         kinds.extend(log.iter().filter_map(|logged| logged.command.as_ref().ok()).map(Command::kind));
         verdicts.extend(new_store().run(&log).iter().map(|decision| verdict_name(&decision.verdict)));
@@ -278,6 +278,7 @@ fn decide_properties_meet_every_kind_and_every_verdict() {
         "EXTENDED",
         "EXTENSION_LIMIT",
         "HOLD_EXPIRED",
+        "IDEMPOTENCY_KEY_REUSED",
         "MALFORMED",
         "NOT_HERE",
         "NOT_RESERVED_YET",

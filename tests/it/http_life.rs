@@ -6,56 +6,7 @@ use flashsale::limits;
 use serde_json::{Value, json};
 
 use crate::support::app::{Answer, Http, request};
-use crate::support::consumer::World;
-
-const WAIT: (&str, &str) = ("prefer", "wait=20");
-
-/// A sale with its interface.
-struct Sale {
-    world: World,
-    http: Http,
-}
-
-impl Sale {
-    async fn fresh() -> Self {
-        let world = World::fresh(2).await;
-        let http = Http::over_world(&world);
-        Self { world, http }
-    }
-
-    async fn admin(&self, line: &str, body: Value) -> Answer {
-        self.http.ask_admin(request(line, &[], Some(&body.to_string()))).await
-    }
-
-    async fn put(&self, sku: &str, body: Value) -> Answer {
-        self.admin(&format!("PUT /v1/admin/skus/{sku}"), body).await
-    }
-
-    /// A decided reservation's id.
-    async fn reserve(&self, user: &str, sku: &str) -> String {
-        let answer = self.ask_for(user, sku, &[WAIT]).await;
-        assert_eq!((answer.status, &answer.body["status"]), (200, &json!("RESERVED")), "{answer:?}");
-        answer.body["id"].as_str().expect("an id").to_owned()
-    }
-
-    async fn ask_for(&self, user: &str, sku: &str, headers: &[(&str, &str)]) -> Answer {
-        let body = json!({"user_id": user, "sku_id": sku, "quantity": 1}).to_string();
-        self.http.ask(request("POST /v1/reservations", headers, Some(&body))).await
-    }
-
-    async fn change(&self, id: &str, verb: &str, body: Value) -> Answer {
-        self.change_keyed(id, verb, body, &[]).await
-    }
-
-    async fn change_keyed(&self, id: &str, verb: &str, body: Value, headers: &[(&str, &str)]) -> Answer {
-        let body = body.to_string();
-        self.http.ask(request(&format!("POST /v1/reservations/{id}/{verb}"), headers, Some(&body))).await
-    }
-
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
-        self.http.ask(request(&format!("GET {path}"), headers, None)).await
-    }
-}
+use crate::support::sale::{Sale, WAIT};
 
 /// Ids, times and lengths differ from run to run; their form is checked here, their value is not.
 fn stable(answer: &Answer) -> Value {

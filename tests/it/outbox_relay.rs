@@ -41,7 +41,7 @@ fn kinds(told: &[Told]) -> Vec<&str> {
 
 fn adjust(delta: i64) -> Command {
     let (note, change) = (Note::parse("found some").expect("legal"), StockChange::By(delta));
-    Command::Adjust(Adjust { id: ids::fresh_id(), sku: sku("s"), change, note, reference: None })
+    Command::Adjust(Adjust { id: ids::fresh_id(), sku: sku("s"), change, note, reference: None, key_id: None })
 }
 
 fn pause(seen_version: i64, pauses: bool) -> Command {
@@ -50,7 +50,7 @@ fn pause(seen_version: i64, pauses: bool) -> Command {
 
 fn configure(seen_version: i64, settings: Settings) -> Command {
     let id = ids::fresh_id();
-    Command::Configure(Configure { id, sku: sku("s"), pin: 0, seen_version, on_hand: None, settings })
+    Command::Configure(Configure { id, sku: sku("s"), pin: 0, seen_version, on_hand: None, settings, patch_hash: None })
 }
 
 /// A reserve command with so much metadata that its event is large.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flashsale::inventory::{Command, Outcome, decide};
+use flashsale::inventory::{Command, Outcome, Refusal, Verdict, decide};
 use flashsale::store::{BatchError, BatchHead, Claim, ClaimError, Standing, Writer, WriterConfig};
 use sqlx::Connection;
 
 use crate::support::commands::{create, logged, reserve, reserve_as};
 use crate::support::database::Database;
+use crate::support::life::{adjust, confirm_keyed};
 use crate::support::proxy::{Lose, Proxy};
 
 fn config(url: &str, topic: &str) -> WriterConfig {
@@ -269,6 +270,71 @@ async fn an_id_that_is_known_is_found_by_the_primary_key_and_then_by_look_up() {
     let error = tx.write(&commands, &outcome, &BTreeMap::new()).await.unwrap_err();
     assert!(matches!(error, BatchError::Known), "{error}");
     tx.roll_back(error).await;
+    db.assert_invariants().await;
+    db.drop().await;
+}
+
+/// What each of these is told, one batch each, by a writer that remembers nothing.
+async fn verdicts(db: &Database, commands: &[Command]) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for command in commands {
+        let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+        let outcome = commit(&mut writer, &mut claim, std::slice::from_ref(command)).await.expect("committed");
+        verdicts.extend(outcome.decisions.into_iter().map(|decision| decision.verdict));
+    }
+    verdicts
+}
+
+#[tokio::test]
+async fn a_key_is_known_whatever_column_holds_it() {
+    const REUSED: Verdict = Verdict::Refused(Refusal::KeyReused);
+    let db = database().await;
+    let held = reserve("s", "u", 1);
+    verdicts(&db, &[create("s", 0, 10, 5), held.clone()]).await;
+    let confirmed = |payment, key| confirm_keyed("s", &held, payment, key);
+    let said =
+        verdicts(&db, &[confirmed("A", "k"), confirmed("B", "k"), confirmed("A", "k"), confirmed("A", "l")]).await;
+    assert_eq!(said, [Verdict::Confirmed { is_late: false }, REUSED, Verdict::Duplicate, Verdict::Duplicate]);
+    // Beside a reference first, then alone; and alone first, then beside a reference.
+    let mixed = [
+        adjust("s", Some("r1"), Some("k")),
+        adjust("s", None, Some("k")),
+        adjust("s", Some("r2"), Some("k")),
+        adjust("s", None, Some("j")),
+        adjust("s", Some("r3"), Some("j")),
+        adjust("s", Some("r3"), None),
+    ];
+    let said = verdicts(&db, &mixed).await;
+    let adjusted = |on_hand| Verdict::Adjusted { on_hand, reserved: 0, sold: 1 };
+    assert_eq!(said, [adjusted(11), REUSED, REUSED, adjusted(12), REUSED, adjusted(13)]);
+    // A refused one is named by its place and burns neither its name nor its key.
+    assert_eq!(db.number("SELECT count(*) FROM command WHERE key_id IS NOT NULL").await, 2);
+    let refused = "result = 'IDEMPOTENCY_KEY_REUSED'";
+    assert_eq!(db.number(&format!("SELECT count(*) FROM command WHERE {refused}")).await, 4);
+    let burnt =
+        format!("SELECT count(*) FROM command WHERE {refused} AND (command_id = requested_id OR key_id IS NOT NULL)");
+    assert_eq!(db.number(&burnt).await, 0);
+    db.assert_invariants().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_looked_up_is_refused_by_its_index() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    let created = [create("s", 0, 10, 5), adjust("s", Some("r1"), Some("k"))];
+    commit(&mut writer, &mut claim, &created).await.expect("committed");
+    // A bug in the snapshot, as the database would see it.
+    let commands = logged(2, &[adjust("s", Some("r2"), Some("k"))]);
+    let head = BatchHead { first_offset: 2, position: 3, log_time_before: 1_000, log_time: 1_000, last_digest: 8 };
+    let mut tx = writer.begin(head).await.unwrap();
+    let mut snapshot = tx.load_snapshot(&commands).await.unwrap();
+    assert_eq!(snapshot.known_keys.len(), 1, "looked up");
+    snapshot.known_keys.clear();
+    let outcome = decide(&snapshot, &commands);
+    let error = tx.write(&commands, &outcome, &BTreeMap::new()).await.unwrap_err();
+    assert!(matches!(error, BatchError::Known), "{error}");
+    tx.abandon().await;
     db.assert_invariants().await;
     db.drop().await;
 }

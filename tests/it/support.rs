@@ -18,6 +18,7 @@ pub mod logs;
 pub mod memory;
 pub mod proxy;
 pub mod redis;
+pub mod sale;
 pub mod second_model;
 pub mod services;
 pub mod site;

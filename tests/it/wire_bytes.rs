@@ -252,14 +252,19 @@ fn any_note() -> impl Strategy<Value = Note> {
     "\\PC{1,200}".prop_filter_map("no control characters", |text| Note::parse(&text).ok())
 }
 
+fn any_key_id() -> impl Strategy<Value = Option<Uuid>> {
+    prop::option::of(any::<u128>().prop_map(Uuid::from_u128))
+}
+
 /// Confirm, cancel or extend.
 fn any_change() -> impl Strategy<Value = Command> {
     let body = ("[ -~]{1,128}", prop::option::of(any_note()), 1..=limits::HOLD_SECONDS_MAX);
-    (0..3u8, any::<u128>(), any::<u128>(), body).prop_map(|(kind, id, reservation, (payment, note, seconds))| {
+    let ids = (any::<u128>(), any::<u128>(), any_key_id());
+    (0..3u8, ids, body).prop_map(|(kind, (id, reservation, key_id), (payment, note, seconds))| {
         let (id, reservation, sku) = (Uuid::from_u128(id), Uuid::from_u128(reservation), sku());
         let payment_ref = PaymentRef::parse(&payment).expect("legal");
         match kind {
-            0 => Command::Confirm(Confirm { id, reservation, sku, payment_ref }),
+            0 => Command::Confirm(Confirm { id, reservation, sku, payment_ref, key_id }),
             1 => Command::Cancel(Cancel { id, reservation, sku, note }),
             _ => Command::Extend(Extend { id, reservation, sku, seconds }),
         }
@@ -273,9 +278,10 @@ fn any_adjust() -> impl Strategy<Value = Command> {
         (-limits::ON_HAND_MAX..=-1).prop_map(StockChange::By),
         (stock(), stock()).prop_map(|(compare_on_hand, on_hand)| StockChange::To { compare_on_hand, on_hand }),
     ];
-    (any::<u128>(), change, any_note(), prop::option::of("[ -~]{1,128}")).prop_map(|(id, change, note, reference)| {
+    let names = (any::<u128>(), prop::option::of("[ -~]{1,128}"), any_key_id());
+    (names, change, any_note()).prop_map(|((id, reference, key_id), change, note)| {
         let reference = reference.map(|text| Reference::parse(&text).expect("legal"));
-        Command::Adjust(Adjust { id: Uuid::from_u128(id), sku: sku(), change, note, reference })
+        Command::Adjust(Adjust { id: Uuid::from_u128(id), sku: sku(), change, note, reference, key_id })
     })
 }
 
@@ -292,8 +298,8 @@ fn any_configure() -> impl Strategy<Value = Command> {
     let settings =
         (1..=limits::USER_LIMIT_MAX, limits::HOLD_SECONDS_MIN..=limits::HOLD_SECONDS_MAX, window, any::<bool>());
     let identity = (any::<u128>(), 0..limits::PARTITIONS_MAX, 1..i64::MAX, prop::option::of(0..=limits::ON_HAND_MAX));
-    (identity, settings).prop_map(
-        |((id, pin, seen_version, on_hand), (user_limit, hold_seconds, window, is_strict))| {
+    (identity, settings, prop::option::of(any::<i64>())).prop_map(
+        |((id, pin, seen_version, on_hand), (user_limit, hold_seconds, window, is_strict), patch_hash)| {
             let (starts_at, open_for) = window;
             let settings = Settings {
                 user_limit,
@@ -303,7 +309,8 @@ fn any_configure() -> impl Strategy<Value = Command> {
                 late_payment: if is_strict { LatePayment::Reject } else { LatePayment::Rereserve },
                 ..Settings::default()
             };
-            Command::Configure(Configure { id: Uuid::from_u128(id), sku: sku(), pin, seen_version, on_hand, settings })
+            let (id, sku) = (Uuid::from_u128(id), sku());
+            Command::Configure(Configure { id, sku, pin, seen_version, on_hand, settings, patch_hash })
         },
     )
 }

@@ -1,13 +1,12 @@
 //! One command of a record: every field is checked as at the front door, and a bad one costs its neighbours nothing.
 
-use flashsale::inventory::{Command, Configure, PoisonReason, Settings, Unfit};
+use flashsale::inventory::{Adjust, Command, Configure, Confirm, PoisonReason, Reserve, Settings, Unfit};
 use flashsale::wire::{Sent, decode, encode};
 use uuid::Uuid;
 
 use crate::support::goldens::{
-    ADJUST_BY, ADJUST_TO, CANCEL_WITH_NOTE, CONFIGURE_WITH_EVERYTHING, CONFIRM, EXTEND, PAUSE, RESERVE,
-    RESERVE_WITH_METADATA, command_bytes, configure, configure_sent, goldens, hex, record_bytes, record_of,
-    reserve_sent, sku,
+    ADJUST_BY, ADJUST_TO, CANCEL_WITH_NOTE, CONFIGURE_WITH_EVERYTHING, CONFIRM, EXTEND, PAUSE, RESERVE, SHORTER,
+    command_bytes, configure, configure_sent, goldens, hex, record_bytes, record_of, reserve_sent, sku,
 };
 
 /// Where the body of a golden command begins: after kind, id, time and request id.
@@ -46,10 +45,11 @@ fn wire_knows_no_kind_without_golden_bytes() {
 
 #[test]
 fn wire_takes_no_part_of_a_command_for_a_command() {
-    let whole_without_metadata = command_bytes(RESERVE).len();
     for (golden, sent) in goldens() {
         let good = command_bytes(golden);
-        for len in (0..good.len()).filter(|len| golden != RESERVE_WITH_METADATA || *len != whole_without_metadata) {
+        let shorter =
+            SHORTER.iter().find(|(_, longer)| *longer == golden).map(|(shorter, _)| command_bytes(shorter).len());
+        for len in (0..good.len()).filter(|len| Some(*len) != shorter) {
             let id = (len >= 17).then_some(sent.command.id());
             check_bad_command(&format!("{len} of {} bytes of {}", good.len(), sent.command.kind()), &good[..len], id);
         }
@@ -125,6 +125,15 @@ fn wire_takes_no_payment_on_trust() {
     }
     check_bad_body("not UTF-8", &with(&[0xff]));
     check_bad_body("longer than its command", &[&command_bytes(CONFIRM)[..AFTER_RESERVATION], &[9, b'a']].concat());
+}
+
+#[test]
+fn wire_takes_no_key_and_no_patch_on_trust() {
+    for (shorter, longer) in &SHORTER[1..] {
+        let (bare, whole) = (command_bytes(shorter), command_bytes(longer));
+        check_bad_body("a presence of 2", &changed(&whole, bare.len(), &[2]));
+        assert_eq!(read(&[&bare[..], &[0]].concat()), read(&bare), "explicitly none is none");
+    }
 }
 
 #[test]
@@ -244,12 +253,16 @@ fn wire_takes_no_settings_on_trust() {
 
 #[test]
 fn wire_skips_fields_that_a_later_build_appended() {
-    // After metadata, which such a build writes always.
-    let without_metadata = [&command_bytes(RESERVE)[..], &long(b"")].concat();
-    let whole = goldens()
-        .into_iter()
-        .map(|(golden, sent)| (if golden == RESERVE { without_metadata.clone() } else { command_bytes(golden) }, sent));
-    for (whole, sent) in whole {
+    for (golden, sent) in goldens() {
+        // What may be left out at the end is written by such a build: no metadata, no key, no patch.
+        let absent = match sent.command {
+            Command::Reserve(Reserve { metadata: None, .. }) => &[0, 0][..],
+            Command::Confirm(Confirm { key_id: None, .. })
+            | Command::Adjust(Adjust { key_id: None, .. })
+            | Command::Configure(Configure { patch_hash: None, .. }) => &[0],
+            _ => &[],
+        };
+        let whole = [&command_bytes(golden)[..], absent].concat();
         for appended in [&[0][..], &[0xff; 3], b"anything at all"] {
             let longer = [&whole[..], appended].concat();
             let bytes = record_bytes(&[&command_bytes(RESERVE), &longer, &command_bytes(RESERVE)]);

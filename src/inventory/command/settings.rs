@@ -21,12 +21,18 @@ pub struct Configure {
     pub on_hand: Option<i64>,
     /// The new settings, complete.
     pub settings: Settings,
+    /// If these are other settings with some changed: the hash of what was to change. The result alone does not tell what was asked for.
+    pub patch_hash: Option<i64>,
 }
 
 impl Configure {
     /// What its operator asks for, hashed and stored: the same key with another body is told so. Neither the pin nor the version that was
-    /// seen are part of it, because a repeat of the same call may see others. Never changes between builds.
+    /// seen are part of it, nor settings that a patch leaves alone, because a repeat of the same call may see others. Never changes
+    /// between builds.
     pub fn fingerprint(&self) -> i64 {
+        if let Some(hash) = self.patch_hash {
+            return hash;
+        }
         let Settings {
             user_limit,
             hold_seconds,
@@ -141,11 +147,14 @@ mod tests {
             seen_version: 1,
             on_hand,
             settings,
+            patch_hash: None,
         };
         let plain = configure(Some(0), Settings::default());
         // Golden: rows of earlier builds are compared with it.
         assert_eq!(plain.fingerprint(), -1_706_165_303_396_847_011);
         assert_eq!(Configure { pin: 7, seen_version: 9, ..plain.clone() }.fingerprint(), plain.fingerprint());
+        let patched = Configure { patch_hash: Some(7), ..plain.clone() };
+        assert_eq!(patched.fingerprint(), 7, "of a patch, the patch alone");
         let default = Settings::default;
         let others = [
             configure(None, default()),

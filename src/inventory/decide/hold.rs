@@ -12,7 +12,7 @@ use crate::inventory::reservation::Reservation;
 impl State {
     /// Late payments ignore window and pause: the money is here, only units and the limit can be missing.
     pub(super) fn confirm(&mut self, confirm: &Confirm) -> Verdict {
-        let verdict = match self.target(confirm.reservation, &confirm.sku) {
+        match self.target(confirm.reservation, &confirm.sku) {
             Err(refusal) => Verdict::Refused(refusal),
             Ok(target) => match target.status {
                 Status::Reserved => {
@@ -29,8 +29,7 @@ impl State {
                 Status::Expired => self.confirm_late(confirm, target),
                 Status::Rejected | Status::Queued => Verdict::Refused(Refusal::ReservationRejected),
             },
-        };
-        self.remember(confirm.id, verdict)
+        }
     }
 
     fn confirm_late(&mut self, confirm: &Confirm, target: Reservation) -> Verdict {
@@ -68,7 +67,7 @@ impl State {
     }
 
     pub(super) fn cancel(&mut self, cancel: &Cancel) -> Verdict {
-        let verdict = match self.target(cancel.reservation, &cancel.sku) {
+        match self.target(cancel.reservation, &cancel.sku) {
             Err(refusal) => Verdict::Refused(refusal),
             Ok(target) => match target.status {
                 Status::Reserved => {
@@ -92,12 +91,11 @@ impl State {
                 Status::Expired => Verdict::Refused(Refusal::HoldExpired),
                 Status::Rejected | Status::Queued => Verdict::Refused(Refusal::ReservationRejected),
             },
-        };
-        self.remember(cancel.id, verdict)
+        }
     }
 
     pub(super) fn extend(&mut self, extend: &Extend) -> Verdict {
-        let verdict = match self.target(extend.reservation, &extend.sku) {
+        match self.target(extend.reservation, &extend.sku) {
             Err(refusal) => Verdict::Refused(refusal),
             Ok(target) => match (target.status, target.expires_at) {
                 (Status::Reserved, Some(ends)) => self.extend_hold(extend, target, ends),
@@ -106,8 +104,7 @@ impl State {
                 (Status::Expired, _) => Verdict::Refused(Refusal::HoldExpired),
                 _ => Verdict::Refused(Refusal::ReservationRejected),
             },
-        };
-        self.remember(extend.id, verdict)
+        }
     }
 
     fn extend_hold(&mut self, extend: &Extend, target: Reservation, ends: i64) -> Verdict {
@@ -135,14 +132,5 @@ impl State {
     fn target(&self, id: Uuid, sku: &SkuId) -> Result<Reservation, Refusal> {
         let target = self.reservations.get(&id).filter(|target| target.sku == *sku).ok_or(Refusal::NotReservedYet)?;
         Ok(target.clone().settled(self.skus[sku].expired_through))
-    }
-
-    /// Keeps the id of a command whose answer stands for ever.
-    pub(super) fn remember(&mut self, id: Uuid, verdict: Verdict) -> Verdict {
-        let is_forgotten = matches!(&verdict, Verdict::Refused(refusal) if !refusal.is_remembered());
-        if !is_forgotten {
-            self.known_commands.insert(id);
-        }
-        verdict
     }
 }

@@ -10,7 +10,7 @@ use crate::limits;
 impl State {
     pub(super) fn adjust(&mut self, adjust: &Adjust) -> Verdict {
         let sku = self.skus.get_mut(&adjust.sku).expect("looked up before");
-        let verdict = match adjusted_on_hand(sku, adjust.change) {
+        match adjusted_on_hand(sku, adjust.change) {
             Err(refusal) => Verdict::Refused(refusal),
             Ok(on_hand) => {
                 let delta = on_hand - sku.on_hand;
@@ -21,8 +21,7 @@ impl State {
                 self.tell_sku(&adjust.sku, SkuHappening::Adjusted { delta, note, reference });
                 verdict
             }
-        };
-        self.remember(adjust.id, verdict)
+        }
     }
 
     pub(super) fn pause(&mut self, pause: &Pause) -> Verdict {
@@ -36,7 +35,7 @@ impl State {
         let note = pause.note.clone();
         let change = if pause.pauses { SkuHappening::Paused { note } } else { SkuHappening::Resumed { note } };
         self.tell_sku(&pause.sku, change);
-        self.remember(pause.id, Verdict::Configured { created: false, settings_version })
+        Verdict::Configured { created: false, settings_version }
     }
 
     pub(super) fn configure(&mut self, configure: &Configure) -> Verdict {
@@ -64,7 +63,7 @@ impl State {
         let (created, settings) = (settings_version == 1, configure.settings.clone());
         let change = if created { SkuHappening::Created(settings) } else { SkuHappening::Configured(settings) };
         self.tell_sku(&configure.sku, change);
-        self.remember(configure.id, Verdict::Configured { created, settings_version })
+        Verdict::Configured { created, settings_version }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::limits;
 pub(super) struct Asked {
     pub skus: BTreeSet<SkuId>,
     reservations: BTreeSet<Uuid>,
+    /// Ids and key ids.
     commands: BTreeSet<Uuid>,
     targets: BTreeSet<Uuid>,
     users: BTreeSet<UserId>,
@@ -32,6 +33,8 @@ pub(super) struct Asked {
 pub(super) struct Known {
     pub reservations: BTreeSet<Uuid>,
     pub commands: BTreeSet<Uuid>,
+    /// Key ids of commands that have theirs.
+    pub keys: BTreeSet<Uuid>,
 }
 
 impl Asked {
@@ -49,6 +52,7 @@ impl Asked {
                 Command::Tick(_) => {}
                 other => {
                     asked.commands.insert(other.id());
+                    asked.commands.extend(other.key_id());
                 }
             }
         }
@@ -98,9 +102,10 @@ pub(super) async fn load_targets(
 
 /// Which ids of a batch were decided before.
 ///
-/// Those of reservations only if `is_careful`: else the primary key finds out. They and those of commands are looked up over all partitions,
-/// as the keys are: an id that somebody used for two SKUs is a duplicate, not a violated key that halts the second. Poison of another
-/// partition says nothing here: a copy that was sent to the wrong one must not make the right one a duplicate.
+/// Those of reservations only if `is_careful`: else the primary key finds out. Those of commands always, and each among ids **and** key ids:
+/// one may be the other's, which no unique index would notice. Both are looked up over all partitions, as the keys are: an id that somebody
+/// used for two SKUs is a duplicate, not a violated key that halts the second. Poison of another partition says nothing here: a copy that
+/// was sent to the wrong one must not make the right one a duplicate.
 pub(super) async fn load_known(
     conn: &mut PgConnection,
     partition: i32,
@@ -117,11 +122,19 @@ pub(super) async fn load_known(
         known.reservations.extend(found);
     }
     if !asked.commands.is_empty() {
-        let sql = "/* load_known */ SELECT command_id FROM command WHERE command_id = ANY($1)";
+        let sql = "/* load_known */ SELECT command_id, false FROM command WHERE command_id = ANY($1)
+                   UNION ALL
+                   SELECT key_id, true FROM command WHERE key_id = ANY($1) AND key_id IS NOT NULL";
         let ids: Vec<Uuid> = asked.commands.iter().copied().collect();
-        let question = sqlx::query_scalar(sql).bind(ids).fetch_all(&mut *conn);
-        let found: Vec<Uuid> = ask("load known commands", limits::STATEMENT_DEADLINE, question).await?;
-        known.commands.extend(found);
+        let question = sqlx::query_as(sql).bind(ids).fetch_all(&mut *conn);
+        let found: Vec<(Uuid, bool)> = ask("load known commands", limits::STATEMENT_DEADLINE, question).await?;
+        for (id, is_key) in found {
+            if is_key {
+                known.keys.insert(id)
+            } else {
+                known.commands.insert(id)
+            };
+        }
     }
     if has_poison {
         let sql = "/* load_known */ SELECT command_id FROM poison

@@ -229,9 +229,10 @@ pub(super) async fn write_commands(conn: &mut PgConnection, partition: i32, rows
         "/* write_commands */ WITH pins AS (
            INSERT INTO sku_pin (sku_id, partition) SELECT unnest($2::text[]), $1 ON CONFLICT (sku_id) DO NOTHING)
          INSERT INTO command (partition, command_id, requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3,
-                              fingerprint, log_offset, log_index, log_time)
+                              fingerprint, log_offset, log_index, log_time, key_id)
          SELECT $1, * FROM unnest($3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[],
-                                  $11::bigint[], $12::bigint[], $13::bigint[], $14::smallint[], $15::timestamptz[]) AS c (command_id)
+                                  $11::bigint[], $12::bigint[], $13::bigint[], $14::smallint[], $15::timestamptz[], $16::uuid[])
+             AS c (command_id)
          ORDER BY c.command_id",
     )
     .bind(smallint(partition))
@@ -248,7 +249,8 @@ pub(super) async fn write_commands(conn: &mut PgConnection, partition: i32, rows
     .bind(&c.fingerprints)
     .bind(&c.offsets)
     .bind(&c.indexes)
-    .bind(&c.log_times);
+    .bind(&c.log_times)
+    .bind(&c.key_ids);
     ask("write commands", limits::STATEMENT_DEADLINE, query.execute(conn)).await.map(drop)
 }
 

@@ -5,7 +5,8 @@
 //! held u1 A 1 / sold u1 A 1      units that a user already holds / owns
 //! log_time 500                   the partition's last log time
 //! r1 u1 A 1 -> RESERVED          reserve command r1: user u1 wants 1 of A
-//! confirm k1 r1 A pay-1 -> CONFIRMED         command k1 pays for r1; also `cancel k2 r1 A note=...` and `extend k3 r1 A 60`
+//! confirm k1 r1 A pay-1 -> CONFIRMED         command k1 pays for r1; also `cancel k2 r1 A note=...` and `extend k3 r1 A 60`;
+//!                                            a confirm or an adjust that something else names says its key: `key=k9`
 //! adjust a1 A by=5 -> ADJUSTED on_hand=7 reserved=1 sold=0           or `is=2 to=7`: to 7 units, if there are 2
 //! configure c1 A seen=0 ... -> CREATED version=1
 //! pause p1 A seen=1 -> CHANGED version=2     or `resume`
@@ -172,12 +173,14 @@ impl Case {
 
 fn command_from(words: &[&str], asked: &str) -> Command {
     let note = text_of(asked, "note");
+    let key_id = text_of(asked, "key").map(named_id);
     match *words {
-        ["confirm", id, reservation, sku, payment_ref] => Command::Confirm(Confirm {
+        ["confirm", id, reservation, sku, payment_ref, ..] => Command::Confirm(Confirm {
             id: named_id(id),
             reservation: named_id(reservation),
             sku: sku_id(sku),
             payment_ref: payment(payment_ref),
+            key_id,
         }),
         ["cancel", id, reservation, sku, ..] => Command::Cancel(Cancel {
             id: named_id(id),
@@ -201,6 +204,7 @@ fn command_from(words: &[&str], asked: &str) -> Command {
             },
             note: Note::parse("counted").expect("a legal note"),
             reference: None,
+            key_id,
         }),
         ["configure", id, sku, ..] => Command::Configure(configure_from(id, sku, asked)),
         [verb @ ("pause" | "resume"), id, sku, ..] => Command::Pause(Pause {
@@ -243,6 +247,7 @@ fn configure_from(id: &str, sku: &str, asked: &str) -> Configure {
         seen_version: value(asked, "seen").expect("a configure says which version it saw"),
         on_hand: value(asked, "on_hand"),
         settings: settings_from(asked),
+        patch_hash: None,
     }
 }
 
@@ -340,7 +345,8 @@ fn refusal_text(refusal: &Refusal) -> String {
         Refusal::ExtensionLimit { extensions_left, seconds_left } => {
             format!(" extensions_left={extensions_left} seconds_left={seconds_left}")
         }
-        Refusal::NotReservedYet
+        Refusal::KeyReused
+        | Refusal::NotReservedYet
         | Refusal::ReservationRejected
         | Refusal::AlreadyConfirmed
         | Refusal::AlreadyCancelled

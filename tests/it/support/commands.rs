@@ -33,6 +33,7 @@ pub fn create(sku_name: &str, pin: i32, on_hand: i64, user_limit: u32) -> Comman
         seen_version: 0,
         on_hand: Some(on_hand),
         settings: Settings { user_limit, ..Settings::default() },
+        patch_hash: None,
     })
 }
 

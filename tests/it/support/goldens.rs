@@ -67,6 +67,23 @@ pub const CONFIGURE_WITH_NOTHING_OPTIONAL: &str = "
     00000000 00000000                 # no extensions
 ";
 
+pub const CONFIGURE_OF_A_PATCH: &str = "
+    4100                              # 65 bytes follow
+    02
+    01990000 0000 7000 8000 000000000003
+    0000000000000000
+    00
+    0000
+    0700000000000000
+    00
+    01000000 0a000000
+    00
+    00
+    00
+    00000000 00000000
+    01 feffffffffffffff               # the hash of what was to change
+";
+
 pub const CONFIRM: &str = "
     3500                              # 53 bytes follow
     03                                # confirm
@@ -75,6 +92,17 @@ pub const CONFIRM: &str = "
     05 7265712d31
     01990000 0000 7000 8000 000000000001
     05 7061792d39                     # pay-9
+";
+
+pub const CONFIRM_WITH_KEY: &str = "
+    4600                              # 70 bytes follow
+    03
+    01990000 0000 7000 8000 000000000004
+    01287a6cc6600600
+    05 7265712d31
+    01990000 0000 7000 8000 000000000001
+    05 7061792d39
+    01 01990000 0000 7000 8000 00000000000a   # what its key alone would have given
 ";
 
 pub const CANCEL: &str = "
@@ -130,6 +158,19 @@ pub const ADJUST_TO: &str = "
     05 706f2d3737                     # po-77
 ";
 
+pub const ADJUST_WITH_KEY: &str = "
+    5000                              # 80 bytes follow
+    06
+    01990000 0000 7000 8000 000000000007
+    01287a6cc6600600
+    05 7265712d31
+    01 6400000000000000
+    6200000000000000
+    0700 7265636f756e74
+    05 706f2d3737                     # po-77
+    01 01990000 0000 7000 8000 00000000000a   # what its key alone would have given
+";
+
 pub const PAUSE: &str = "
     2a00                              # 42 bytes follow
     07                                # pause
@@ -160,19 +201,33 @@ pub const TICK: &str = "
     05 7265712d31
 ";
 
+/// Golden commands that end where others go on with a field that was appended later, with those others.
+pub const SHORTER: [(&str, &str); 4] = [
+    (RESERVE, RESERVE_WITH_METADATA),
+    (CONFIGURE_WITH_NOTHING_OPTIONAL, CONFIGURE_OF_A_PATCH),
+    (CONFIRM, CONFIRM_WITH_KEY),
+    (ADJUST_TO, ADJUST_WITH_KEY),
+];
+
 /// Every golden command: its bytes, and what they say.
 pub fn goldens() -> Vec<(&'static str, Sent)> {
     vec![
         (RESERVE, reserve_sent()),
         (RESERVE_WITH_METADATA, of(Command::Reserve(Reserve { metadata: Some(cart()), ..reserve() }))),
         (CONFIGURE_WITH_EVERYTHING, configure_sent()),
-        (CONFIGURE_WITH_NOTHING_OPTIONAL, bare_configure_sent()),
+        (CONFIGURE_WITH_NOTHING_OPTIONAL, bare_configure_sent(None)),
+        (CONFIGURE_OF_A_PATCH, bare_configure_sent(Some(-2))),
         (CONFIRM, of(Command::Confirm(confirm()))),
+        (CONFIRM_WITH_KEY, of(Command::Confirm(Confirm { key_id: Some(golden_id(10)), ..confirm() }))),
         (CANCEL, of(Command::Cancel(Cancel { note: None, ..cancel() }))),
         (CANCEL_WITH_NOTE, of(Command::Cancel(cancel()))),
         (EXTEND, of(Command::Extend(extend()))),
         (ADJUST_BY, of(Command::Adjust(Adjust { change: StockChange::By(-5), ..adjust("restock", None) }))),
         (ADJUST_TO, of(Command::Adjust(adjust("recount", Some("po-77"))))),
+        (
+            ADJUST_WITH_KEY,
+            of(Command::Adjust(Adjust { key_id: Some(golden_id(10)), ..adjust("recount", Some("po-77")) })),
+        ),
         (PAUSE, of(Command::Pause(pause()))),
         (RESUME, of(Command::Pause(Pause { seen_version: 4, pauses: false, note: Some(note("go")), ..pause() }))),
         (TICK, of(Command::Tick(Tick { id: golden_id(9), sku: sku() }))),
@@ -245,7 +300,7 @@ pub fn reserve_sent() -> Sent {
 
 pub fn confirm() -> Confirm {
     let payment_ref = PaymentRef::parse("pay-9").expect("legal");
-    Confirm { id: golden_id(4), reservation: golden_id(1), sku: sku(), payment_ref }
+    Confirm { id: golden_id(4), reservation: golden_id(1), sku: sku(), payment_ref, key_id: None }
 }
 
 pub fn cancel() -> Cancel {
@@ -260,7 +315,7 @@ pub fn extend() -> Extend {
 pub fn adjust(text: &str, reference: Option<&str>) -> Adjust {
     let reference = reference.map(|text| Reference::parse(text).expect("legal"));
     let change = StockChange::To { compare_on_hand: 100, on_hand: 98 };
-    Adjust { id: golden_id(7), sku: sku(), change, note: note(text), reference }
+    Adjust { id: golden_id(7), sku: sku(), change, note: note(text), reference, key_id: None }
 }
 
 pub fn pause() -> Pause {
@@ -277,14 +332,14 @@ pub fn configure() -> Configure {
         extensions_max: 3,
         extension_seconds_max: 600,
     };
-    Configure { id: golden_id(2), sku: sku(), pin: 9, seen_version: 1, on_hand: Some(100), settings }
+    Configure { id: golden_id(2), sku: sku(), pin: 9, seen_version: 1, on_hand: Some(100), settings, patch_hash: None }
 }
 
 pub fn configure_sent() -> Sent {
     of(Command::Configure(configure()))
 }
 
-fn bare_configure_sent() -> Sent {
+fn bare_configure_sent(patch_hash: Option<i64>) -> Sent {
     let settings = Settings {
         user_limit: 1,
         hold_seconds: 10,
@@ -294,6 +349,6 @@ fn bare_configure_sent() -> Sent {
         extensions_max: 0,
         extension_seconds_max: 0,
     };
-    let bare = Configure { id: golden_id(3), sku: sku(), pin: 0, seen_version: 7, on_hand: None, settings };
+    let bare = Configure { id: golden_id(3), sku: sku(), pin: 0, seen_version: 7, on_hand: None, settings, patch_hash };
     Sent { received_at_us: 0, request_id: String::new(), command: Command::Configure(bare) }
 }

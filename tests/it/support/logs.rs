@@ -1,7 +1,7 @@
 //! Random logs for `decide`: small worlds on purpose (four users, four SKUs, few units, few seconds), so that limits, the last unit and
 //! the very end of a hold are reached all the time.
 
-use flashsale::ids::{self, Metadata, Note, PaymentRef, Place, Quantity, Reference, SkuId, UserId};
+use flashsale::ids::{self, IdempotencyKey, Metadata, Note, PaymentRef, Place, Quantity, Reference, SkuId, UserId};
 use flashsale::inventory::{
     Adjust, Cancel, Command, Configure, Confirm, Extend, LatePayment, Logged, Pause, PoisonReason, Reserve, Settings,
     StockChange, Tick, Unfit,
@@ -31,12 +31,16 @@ enum Step {
         is_named: bool,
         /// A wrong SKU, if any.
         sku: Option<u8>,
+        /// The key of a confirm, one of few.
+        key: Option<u8>,
     },
     Adjust {
         sku: u8,
         change: StockChange,
         /// One of few, so that it comes again.
         reference: Option<u8>,
+        /// Likewise.
+        key: Option<u8>,
     },
     Configure {
         sku: u8,
@@ -91,15 +95,16 @@ fn steps() -> impl Strategy<Value = Step> {
     let skus = || prop_oneof![8 => 0..3u8, 1 => Just(3u8)];
     let request = move || (0..4u8, skus(), quantities());
     let target = (prop::option::weighted(0.95, any::<Index>()), prop::option::weighted(0.03, 0..4u8));
-    let change = (target, changes(), prop::bool::weighted(0.7));
+    let keys = || prop::option::weighted(0.5, 0..2u8);
+    let change = (target, changes(), prop::bool::weighted(0.7), keys());
     prop_oneof![
         50 => request().prop_map(|(user, sku, quantity)| Step::Reserve { user, sku, quantity }),
-        45 => change.prop_map(|((of, sku), how, is_named)| Step::Change { of, how, is_named, sku }),
+        45 => change.prop_map(|((of, sku), how, is_named, key)| Step::Change { of, how, is_named, sku, key }),
         10 => any::<Index>().prop_map(Step::Repeat),
         3 => (any::<Index>(), request()).prop_map(|(of, (user, sku, quantity))| Step::Reuse { of, user, sku, quantity }),
         4 => prop::option::of(any::<Index>()).prop_map(Step::Garbage),
-        8 => (skus(), stock_changes(), prop::option::of(0..3u8)).prop_map(|(sku, change, reference)| Step::Adjust {
-            sku, change, reference
+        8 => (skus(), stock_changes(), prop::option::of(0..3u8), keys()).prop_map(|(sku, change, reference, key)| {
+            Step::Adjust { sku, change, reference, key }
         }),
         7 => (skus(), 1..4i64, any::<bool>()).prop_map(|(sku, seen, pauses)| Step::Pause { sku, seen, pauses }),
         6 => skus().prop_map(|sku| Step::Tick { sku }),
@@ -199,12 +204,20 @@ fn command_of(step: Step, fresh_id: Uuid, log: &[Logged]) -> Result<Command, Unf
             let id = of.and_then(earlier).map(|command| command.id());
             return Err(Unfit { id, reason: PoisonReason::Malformed });
         }
-        Step::Change { of, how, is_named, sku } => change(of, &how, sku, is_named, fresh_id, log),
-        Step::Adjust { sku, change, reference } => {
+        Step::Change { of, how, is_named, sku, key } => {
+            with_key(change(of, &how, sku, is_named, fresh_id, log), key.map(key_named))
+        }
+        Step::Adjust { sku, change, reference, key } => {
             let reference = reference.map(|n| Reference::parse(&format!("po-{n}")).expect("legal"));
             let named = reference.as_ref().map(|r| ids::named_sku_command_id("adjust", &sku_id(sku), r.as_str()));
             let note = Note::parse("counted").expect("legal");
-            Command::Adjust(Adjust { id: named.unwrap_or(fresh_id), sku: sku_id(sku), change, note, reference })
+            let keyed = key.map(|key| ids::keyed_sku_command_id("adjust", &sku_id(sku), &key_named(key)));
+            // A key without a reference is the name.
+            let (id, key_id) = match named {
+                Some(named) => (named, keyed),
+                None => (keyed.unwrap_or(fresh_id), None),
+            };
+            Command::Adjust(Adjust { id, sku: sku_id(sku), change, note, reference, key_id })
         }
         Step::Configure { sku, seen, on_hand, settings, is_pinned_here } => Command::Configure(Configure {
             id: fresh_id,
@@ -213,6 +226,7 @@ fn command_of(step: Step, fresh_id: Uuid, log: &[Logged]) -> Result<Command, Unf
             seen_version: seen,
             on_hand,
             settings,
+            patch_hash: None,
         }),
         Step::Pause { sku, seen, pauses } => {
             Command::Pause(Pause { id: fresh_id, sku: sku_id(sku), seen_version: seen, pauses, note: None })
@@ -249,7 +263,7 @@ fn change(
         Change::Confirm { payment } => {
             let payment_ref = PaymentRef::parse(&format!("pay-{payment}")).expect("legal");
             let id = named("confirm", payment_ref.as_str());
-            Command::Confirm(Confirm { id, reservation, sku, payment_ref })
+            Command::Confirm(Confirm { id, reservation, sku, payment_ref, key_id: None })
         }
         Change::Cancel { has_note } => {
             let id = named("cancel", "");
@@ -258,6 +272,21 @@ fn change(
         }
         Change::Extend { seconds } => Command::Extend(Extend { id: fresh_id, reservation, sku, seconds: *seconds }),
     }
+}
+
+/// A confirm with a key beside its payment.
+fn with_key(command: Command, key: Option<IdempotencyKey>) -> Command {
+    match command {
+        Command::Confirm(confirm) => {
+            let key_id = key.map(|key| ids::confirm_key_id(confirm.reservation, &key));
+            Command::Confirm(Confirm { key_id, ..confirm })
+        }
+        other => other,
+    }
+}
+
+fn key_named(number: u8) -> IdempotencyKey {
+    IdempotencyKey::parse(&format!("key-{number}")).expect("legal")
 }
 
 fn reserve(id: Uuid, user: u8, sku: u8, quantity: u32) -> Command {

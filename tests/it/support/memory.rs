@@ -33,6 +33,8 @@ pub struct MemoryStore {
     pub reservations: BTreeMap<Uuid, Reservation>,
     /// Ids of the `command` rows that occupy one.
     pub command_ids: BTreeSet<Uuid>,
+    /// Key ids of the `command` rows that have one.
+    pub key_ids: BTreeSet<Uuid>,
     /// Ids of the `poison` rows that have one.
     pub poison_ids: BTreeSet<Uuid>,
     pub movements: Vec<MovementRow>,
@@ -146,8 +148,13 @@ impl MemoryStore {
             if self.poison_ids.contains(&id) || (looks_up && self.reservations.contains_key(&id)) {
                 snapshot.known_reservations.insert(id);
             }
-            if self.poison_ids.contains(&id) || self.command_ids.contains(&id) {
-                snapshot.known_commands.insert(id);
+            for id in [Some(id), command.key_id()].into_iter().flatten() {
+                if self.poison_ids.contains(&id) || self.command_ids.contains(&id) {
+                    snapshot.known_commands.insert(id);
+                }
+                if self.key_ids.contains(&id) {
+                    snapshot.known_keys.insert(id);
+                }
             }
         }
     }
@@ -203,7 +210,11 @@ impl MemoryStore {
                 | Verdict::Adjusted { .. }
                 | Verdict::Refused(_),
                 Ok(command),
-            ) => assert!(self.command_ids.insert(command.id()), "an id is stored once: {logged:?}"),
+            ) => {
+                assert!(self.command_ids.insert(command.id()), "an id is stored once: {logged:?}");
+                let is_free = command.key_id().is_none_or(|key_id| self.key_ids.insert(key_id));
+                assert!(is_free, "a key id is stored once: {logged:?}");
+            }
             (verdict, command) => panic!("{verdict:?} is no answer to {command:?}"),
         }
     }

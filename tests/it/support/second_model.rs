@@ -34,8 +34,9 @@ fn predict(partition: i32, past: &[Said], next: &Logged) -> Said {
     let verdict = match &next.command {
         Err(unfit) => Verdict::Poison(unfit.reason),
         Ok(command) if is_used_up(past, command) => Verdict::Duplicate,
+        Ok(command) if is_nowhere(past, command) => Verdict::Poison(PoisonReason::NotHere),
+        Ok(command) if had_its_key(past, command) => Verdict::Refused(Refusal::KeyReused),
         Ok(Command::Configure(configure)) => about_configure(partition, past, configure),
-        Ok(command) if accepted_configures(past, command.sku()).is_empty() => Verdict::Poison(PoisonReason::NotHere),
         Ok(Command::Reserve(reserve)) => about_reserve(past, now, reserve),
         Ok(Command::Confirm(confirm)) => about_confirm(past, now, confirm),
         Ok(Command::Cancel(cancel)) => about_cancel(past, now, cancel),
@@ -45,6 +46,11 @@ fn predict(partition: i32, past: &[Said], next: &Logged) -> Said {
         Ok(Command::Tick(tick)) => Verdict::Ticked { released: released_by(past, now, &tick.sku) },
     };
     (next.clone(), now, verdict)
+}
+
+/// Whether it is about a SKU that nobody created here.
+fn is_nowhere(past: &[Said], command: &Command) -> bool {
+    !matches!(command, Command::Configure(_)) && accepted_configures(past, command.sku()).is_empty()
 }
 
 /// A reservation's id and a command's are two things; poison, whatever it was, uses up both. Ticks may be repeated for ever.
@@ -63,6 +69,34 @@ fn is_used_up(past: &[Said], command: &Command) -> bool {
         (Ok(earlier), _) => {
             makes_a_reservation(earlier) == makes_a_reservation(command) && earlier.id() == command.id()
         }
+    })
+}
+
+/// The ids under which a command's key can be found: the one that it carries beside its name, and its name, if that is a key.
+fn names_of_key(command: &Command) -> Vec<Uuid> {
+    let beside = match command {
+        Command::Confirm(confirm) => confirm.key_id,
+        Command::Adjust(adjust) => adjust.key_id,
+        _ => None,
+    };
+    [beside, Some(command.id())].into_iter().flatten().collect()
+}
+
+/// Whether an earlier command, whose answer stands, had the key of this one. (That both have the same name is asked before.)
+fn had_its_key(past: &[Said], command: &Command) -> bool {
+    if matches!(command, Command::Reserve(_) | Command::Tick(_)) {
+        return false;
+    }
+    let mine = names_of_key(command);
+    past.iter().any(|(logged, _, verdict)| {
+        let theirs = match (&logged.command, verdict) {
+            (Err(unfit), _) => unfit.id.into_iter().collect(),
+            (Ok(earlier), Verdict::Poison(_)) => vec![earlier.id()],
+            (Ok(Command::Reserve(_) | Command::Tick(_)), _) | (Ok(_), Verdict::Duplicate) => vec![],
+            (Ok(_), Verdict::Refused(refusal)) if !stands_for_ever(refusal) => vec![],
+            (Ok(earlier), _) => names_of_key(earlier),
+        };
+        theirs.iter().any(|id| mine.contains(id))
     })
 }
 
