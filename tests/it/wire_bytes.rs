@@ -9,13 +9,13 @@ use flashsale::inventory::{
     Adjust, Cancel, Command, Configure, Confirm, Extend, LatePayment, Pause, Reserve, Settings, StockChange, Tick,
 };
 use flashsale::limits;
-use flashsale::wire::{DecodeError, EncodeError, Envelope, Sent, decode, digest, encode};
+use flashsale::wire::{DecodeError, EncodeError, Envelope, Sent, VERSION, decode, digest, encode};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use uuid::Uuid;
 
-use crate::support::goldens::{HEADER_OF_ONE, RESERVE, goldens, hex, record_of, reserve_sent, sku};
+use crate::support::goldens::{HEADER_OF_ONE, RESERVE, command_bytes, goldens, hex, record_of, reserve_sent, sku};
 
 // ---- golden bytes of version 1 ------------------------------------------------------------------------------------------------
 
@@ -34,6 +34,37 @@ fn wire_every_kind_has_golden_bytes_and_a_generator() {
     let mut one = || sent().new_tree(&mut runner).expect("the strategy rejects nothing").current();
     let generated: BTreeSet<&str> = (0..200).map(|_| one().command.kind()).collect();
     assert_eq!(generated, Command::KINDS.into_iter().collect(), "generated");
+}
+
+/// The kinds of commands that every build knows which decides version 1, with their number in the log.
+const KINDS_OF_VERSION_1: [(&str, u8); 9] = [
+    ("reserve", 1),
+    ("configure", 2),
+    ("confirm", 3),
+    ("cancel", 4),
+    ("extend", 5),
+    ("adjust", 6),
+    ("pause", 7),
+    ("resume", 7),
+    ("tick", 8),
+];
+
+#[test]
+fn wire_no_kind_comes_or_goes_while_the_version_stays() {
+    assert_eq!(VERSION, 1, "a new version: list here what each version has, beside the kinds of version 1");
+    let golden = goldens();
+    // Each kind has golden bytes; another test says so.
+    let known: BTreeSet<(&str, u8)> =
+        golden.iter().map(|(golden, sent)| (sent.command.kind(), command_bytes(golden)[0])).collect();
+    let listed = BTreeSet::from(KINDS_OF_VERSION_1);
+    let (new, gone): (Vec<_>, Vec<_>) = (known.difference(&listed).collect(), listed.difference(&known).collect());
+    assert!(
+        new.is_empty() && gone.is_empty(),
+        "kinds of commands changed while wire::VERSION is still {VERSION}: new {new:?}, gone {gone:?}. An older build decides version \
+         {VERSION} and takes a kind that it does not know for poison: in a roll-out it would refuse such commands for ever, instead of \
+         leaving their partition to a newer build. Raise wire::VERSION (docs/style.md, \"To add a command\"); only until version \
+         {VERSION} is released may a kind be added to this list instead."
+    );
 }
 
 #[test]
