@@ -257,3 +257,23 @@ COMMENT ON TABLE poison IS 'Commands that could not be decided, with their bytes
 COMMENT ON COLUMN poison.log_index IS '0 for a record that can''t be read at all.';
 CREATE INDEX poison_command_id ON poison (command_id) WHERE command_id IS NOT NULL;
 CREATE INDEX poison_unpublished ON poison (partition, log_offset) WHERE published_at IS NULL;
+
+CREATE TABLE sku_halt (
+  sku_id    text        PRIMARY KEY,
+  reason    text        NOT NULL,
+  halted_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE sku_halt IS 'SKUs that do not add up: written by the auditor, read by the API, which takes no reserves for them. Cleared only by `flashsale audit resume`.';
+
+CREATE TABLE sku_resume (
+  id             bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  sku_id         text        NOT NULL,
+  halted_reason  text        NOT NULL,
+  note           text        NOT NULL,
+  movement_count bigint      NOT NULL,
+  on_hand        bigint      NOT NULL,
+  reserved       bigint      NOT NULL,
+  sold           bigint      NOT NULL,
+  resumed_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE sku_resume IS 'Who cleared a halt and why: append-only. The auditor''s books of the SKU begin at the last one.';

@@ -10,6 +10,7 @@
 //! | 70 | a bug |
 
 mod asking;
+mod audit;
 mod healthcheck;
 mod log;
 mod migrate;
@@ -55,6 +56,8 @@ enum Command {
     Consumer,
     /// Publish events; or look after those that can't be published
     Relay(relay::Relay),
+    /// Add the stock up by another way than the writers; exits 0 if it adds up, 1 if not, 2 if nobody can say
+    Audit(audit::Audit),
     /// All of them in one process
     All,
     /// Create or upgrade tables and topics; may be run again
@@ -169,6 +172,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let config = config(relay.needs())?;
             in_runtime(relay.run(config, json))
         }
+        Command::Audit(audit) => in_runtime(audit.run(config(audit::Audit::NEEDS)?, json)),
         Command::All => in_runtime(serve::serve(config(ALL)?, serve::Role::All)),
         Command::Migrate(migrate) => in_runtime(migrate.run(config(&[Needs::Database, Needs::Kafka])?)),
         Command::Sku(sku) => {

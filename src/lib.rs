@@ -37,6 +37,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod auditor;
 mod batcher;
 pub mod cache;
 pub mod cli;

@@ -441,6 +441,27 @@ pub const RELAY_SETTLE_DEADLINE: Duration = Duration::from_secs(2);
 /// Parked events that are listed at once.
 pub const PARKED_SHOWN_MAX: i64 = 1000;
 
+// ---- audit ------------------------------------------------------------------------------------------------------------------
+
+/// How often the auditor looks. With [`LAG_PROBE_EVERY`], at which the API reads halts, a SKU that does not add up is refused within 2 s.
+pub const AUDIT_EVERY: Duration = Duration::from_secs(1);
+/// A recount of all reservations is followed by so many times its own duration without one: 5 % of one core of Postgres.
+pub const AUDIT_RECOUNT_SHARE: u32 = 20;
+/// But it waits no longer than this.
+pub const AUDIT_RECOUNT_WAIT_MAX: Duration = Duration::from_secs(600);
+/// One question of the auditor: a recount walks every live reservation.
+pub const AUDIT_DEADLINE: Duration = Duration::from_secs(30);
+/// After this the server ends the session of an auditor that asks nothing (it is frozen, or its machine is gone), and another one leads.
+pub const AUDIT_SESSION_IDLE_MAX: Duration = Duration::from_secs(15);
+/// SKUs whose movements are read with one question.
+pub const AUDIT_SKUS_PER_QUERY: usize = 100;
+/// Movements of one SKU that are read at once: a second has a few hundred; a new auditor reads all of them, page by page.
+pub const AUDIT_MOVEMENTS_PER_SKU: i64 = 1000;
+/// Batches of one partition that are read at once.
+pub const AUDIT_BATCHES_PER_PARTITION: i64 = 1000;
+/// SKUs with series of their own; all others share one, which shows the worst.
+pub const AUDIT_SKUS_SHOWN_MAX: usize = 1000;
+
 // ---- waiting for decisions --------------------------------------------------------------------------------------------------
 
 /// How often the reservations that somebody has waited for at least this long are read, at most [`STATUS_READ_MAX`] in a query: a lost
@@ -485,6 +506,10 @@ const _: () = {
         RELAY_LEAD_EVERY.as_millis() + STATEMENT_DEADLINE.as_millis() + 3 * LOG_PROBE_DEADLINE.as_millis()
             < RELAY_SESSION_IDLE_MAX.as_millis(),
         "the session of a relay that is well would be ended"
+    );
+    assert!(
+        AUDIT_EVERY.as_millis() * 2 < AUDIT_SESSION_IDLE_MAX.as_millis(),
+        "the session of an auditor that is well would be ended"
     );
     assert!(
         RELAY_DRAIN_DEADLINE.as_millis() + RELAY_SETTLE_DEADLINE.as_millis() <= CONSUMER_DRAIN_DEADLINE.as_millis(),

@@ -4,6 +4,7 @@
 //! transaction ([`BatchTransaction`]). SQL stands in the function that runs it, opens with a comment that names that function (so
 //! `pg_stat_activity` is readable), and is set-based: a fixed number of statements per batch, whatever its size.
 
+mod audit;
 mod batch;
 mod catalogue;
 mod connect;
@@ -30,6 +31,7 @@ use crate::clock::Millis;
 use crate::ids::{SkuId, Ticket};
 use crate::inventory::{Sku, Status};
 
+pub use audit::{AuditSession, AuditSnapshot, HaltedSku};
 pub use batch::{BatchError, BatchHead, BatchTransaction, SettledHold};
 pub use dead_letters::DeadLetter;
 pub use lists::{ReservationFilter, ReservationPage, UserUnits};

@@ -65,7 +65,7 @@ fn refusal_from_memory(admission: &Admission, request: &ReserveRequest, found: &
         Found::Busy => return Some(Refusal::Overloaded { maybe_accepted: None }),
     };
     let catalogue = &admission.catalogue;
-    if catalogue.halted_reason(entry.partition).is_some() {
+    if catalogue.halted_reason(entry).is_some() {
         return Some(Refusal::Halted { maybe_accepted: None });
     }
     if catalogue.lag().age(entry.partition) > limits::INTAKE_LAG_MAX {

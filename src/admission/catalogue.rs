@@ -8,7 +8,7 @@ mod absence;
 mod flags;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use tokio::sync::Notify;
@@ -20,7 +20,7 @@ use super::Lag;
 use crate::effects::SkuHint;
 use crate::ids::SkuId;
 use crate::limits;
-use crate::store::{CatalogueEntry, PartitionRow, Store, StoreError};
+use crate::store::{CatalogueEntry, HaltedSku, PartitionRow, Store, StoreError};
 use absence::Absence;
 use flags::Flags;
 
@@ -50,6 +50,8 @@ struct Inner {
     /// Each with when it was asked for.
     skus: RwLock<HashMap<SkuId, (Instant, Arc<CatalogueEntry>)>>,
     halted: RwLock<HashMap<i32, Arc<str>>>,
+    /// SKUs that the auditor stopped.
+    halted_skus: RwLock<HashMap<SkuId, Arc<str>>>,
     flags: Mutex<Flags>,
     absence: Absence,
     /// (epoch, position) of the last hints applied, per partition.
@@ -68,6 +70,7 @@ impl Catalogue {
             store,
             skus: RwLock::default(),
             halted: RwLock::default(),
+            halted_skus: RwLock::default(),
             flags: Mutex::default(),
             fences: Mutex::default(),
             configured: Mutex::default(),
@@ -171,18 +174,12 @@ impl Catalogue {
 
     /// A SKU, if it is in memory.
     pub fn get(&self, sku: &SkuId) -> Option<Arc<CatalogueEntry>> {
-        self.inner.skus.read().unwrap_or_else(PoisonError::into_inner).get(sku).map(|(_, entry)| Arc::clone(entry))
+        read(&self.inner.skus).get(sku).map(|(_, entry)| Arc::clone(entry))
     }
 
     /// All SKUs in memory.
     pub fn entries(&self) -> Vec<Arc<CatalogueEntry>> {
-        self.inner
-            .skus
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .map(|(_, entry)| Arc::clone(entry))
-            .collect()
+        read(&self.inner.skus).values().map(|(_, entry)| Arc::clone(entry)).collect()
     }
 
     /// Takes an entry over that was just read or decided. A SKU is never deleted.
@@ -209,9 +206,17 @@ impl Catalogue {
         lock(&self.inner.flags).sold_out(sku, Instant::now())
     }
 
-    /// Why a partition is halted; absent = healthy, as far as known.
-    pub fn halted_reason(&self, partition: i32) -> Option<Arc<str>> {
-        self.inner.halted.read().unwrap_or_else(PoisonError::into_inner).get(&partition).cloned()
+    /// Why nobody sells a SKU: its partition is halted, or the auditor stopped it; absent = healthy, as far as known.
+    pub fn halted_reason(&self, entry: &CatalogueEntry) -> Option<Arc<str>> {
+        let of_partition = read(&self.inner.halted).get(&entry.partition).cloned();
+        of_partition.or_else(|| read(&self.inner.halted_skus).get(&entry.sku_id).cloned())
+    }
+
+    /// Takes over which SKUs the auditor stopped.
+    pub fn replace_halted_skus(&self, rows: &[HaltedSku]) {
+        let reason_of = |row: &HaltedSku| Some((SkuId::parse(&row.sku_id).ok()?, row.reason.as_str().into()));
+        *self.inner.halted_skus.write().unwrap_or_else(PoisonError::into_inner) =
+            rows.iter().filter_map(reason_of).collect();
     }
 
     /// Takes over which partitions are halted.
@@ -253,6 +258,10 @@ impl Catalogue {
     pub fn drop_flags(&self) {
         lock(&self.inner.flags).clear();
     }
+}
+
+fn read<T>(shared: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    shared.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Nothing here panics while it holds one of these locks.

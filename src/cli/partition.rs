@@ -25,7 +25,7 @@ pub(super) enum Partition {
     },
 }
 
-fn parse_note(text: &str) -> Result<String, String> {
+pub(super) fn parse_note(text: &str) -> Result<String, String> {
     let is_good = (1..=limits::NOTE_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);
     is_good.then(|| text.to_owned()).ok_or_else(|| "must be 1 to 200 characters without control characters".to_owned())
 }

@@ -82,7 +82,7 @@ async fn run_relay(store: Store, config: &Config) -> Result<(), Failure> {
 }
 
 fn probes(stop: CancellationToken, relay: relay::Health) -> Health {
-    Health { stop, ingress: None, catalogue_loaded: None, consumer: None, relay: Some(relay) }
+    Health { stop, ingress: None, catalogue_loaded: None, consumer: None, relay: Some(relay), auditor: None }
 }
 
 async fn show_parked(store: &Store, is_json: bool) -> Result<(), Failure> {

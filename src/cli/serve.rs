@@ -14,6 +14,7 @@ use super::Failure;
 use super::process::{Group, Supervisor};
 use crate::admin::SkuAdmin;
 use crate::admission::{Admission, Catalogue, watch_partitions};
+use crate::auditor;
 use crate::cache::Cache;
 use crate::clock::{Clock, SystemClock};
 use crate::commands::Commands;
@@ -41,7 +42,7 @@ pub(super) enum Role {
     Api,
     /// The single writers.
     Consumer,
-    /// Both, and the relay.
+    /// Both, the relay, and the auditor.
     All,
 }
 
@@ -105,6 +106,7 @@ pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
     let relaying = supervisor.group();
     if role == Role::All {
         start_relay(&shared.config, relay::Health::default(), &relaying);
+        super::audit::start(&shared.config, auditor::Health::default(), &background);
     }
 
     let health = Health {
@@ -113,6 +115,7 @@ pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
         catalogue_loaded: api.as_ref().map(|api| api.catalogue_loaded.clone()),
         consumer: consumer_health,
         relay: None,
+        auditor: None,
     };
     let admin = supervisor.group();
     let operations = Operations { health, metrics: recorder };

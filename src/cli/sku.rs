@@ -226,10 +226,13 @@ fn print_stock(stock: &StockView, is_json: bool) -> Result<(), Failure> {
 /// Prints SKUs, one as an object or several as a list, or as a table for people.
 async fn show(store: &Store, entries: &[CatalogueEntry], is_json: bool, is_single: bool) -> Result<(), Failure> {
     let partitions = store.load_partitions().await.map_err(|error| Failure::unavailable(&error))?;
+    let halts = store.load_halted_skus().await.map_err(|error| Failure::unavailable(&error))?;
     let now = SystemClock.now();
     let view = |entry: &CatalogueEntry| {
         let partition = partitions.iter().find(|p| p.partition == entry.partition);
-        AdminSkuView::of(entry, partition, LagView::default(), now)
+        let of_sku = || halts.iter().find(|halt| halt.sku_id == entry.sku_id.as_str()).map(|halt| halt.reason.clone());
+        let halted_reason = partition.and_then(|p| p.halted_reason.clone()).or_else(of_sku);
+        AdminSkuView::of(entry, partition, halted_reason, LagView::default(), now)
     };
     let views: Vec<AdminSkuView> = entries.iter().map(view).collect();
     if is_json {

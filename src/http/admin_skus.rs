@@ -67,7 +67,9 @@ fn view_with(app: &App, entry: &CatalogueEntry, partitions: &[PartitionRow]) -> 
         lag.observe_position(row.partition, row.position);
     }
     let lag = LagView { records: Some(lag.records(entry.partition)), age: Some(lag.age(entry.partition)) };
-    AdminSkuView::of(entry, partition, lag, app.clock.now())
+    let halted_reason = partition.and_then(|p| p.halted_reason.clone());
+    let halted_reason = halted_reason.or_else(|| app.catalogue.halted_reason(entry).map(|why| why.to_string()));
+    AdminSkuView::of(entry, partition, halted_reason, lag, app.clock.now())
 }
 
 /// Commands of the SKU that wait, if all that wait in its partition are its own.

@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::views::{CheckView, HealthView, VersionView};
+use crate::auditor;
 use crate::consumer;
 use crate::ingress::Ingress;
 use crate::outbox::relay;
@@ -46,6 +47,8 @@ pub struct Health {
     pub consumer: Option<consumer::Health>,
     /// Relay alone in its process: it has a session, leading or standing by.
     pub relay: Option<relay::Health>,
+    /// Auditor alone in its process: it has a session, leading or standing by.
+    pub auditor: Option<auditor::Health>,
 }
 
 impl Health {
@@ -77,6 +80,9 @@ impl Health {
         }
         if let Some(relay) = &self.relay {
             checks.push(check("relay", relay.has_session(), "leading or standing by", "no session yet"));
+        }
+        if let Some(auditor) = &self.auditor {
+            checks.push(check("auditor", auditor.has_session(), "leading or standing by", "no session yet"));
         }
         checks
     }

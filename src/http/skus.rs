@@ -28,7 +28,7 @@ pub(super) async fn get_sku(
     headers::no_parameters(query.as_deref())?;
     let as_of = app.clock.now();
     let entry = app.sku_reads.read(&sku).await.map_err(|_| status_unavailable())?.ok_or_else(unknown_sku)?;
-    let is_halted = app.catalogue.halted_reason(entry.partition).is_some();
+    let is_halted = app.catalogue.halted_reason(&entry).is_some();
     let cacheable = [(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=1"))];
     Ok((cacheable, Json(SkuView::of(&entry, is_halted, as_of))).into_response())
 }

@@ -45,6 +45,8 @@ const DECISION_SECONDS: &[f64] = &[0.005, 0.01, 0.02, 0.04, 0.06, 0.09, 0.12, 0.
 const HTTP_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.06, 0.12, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 const PUBLISH_SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
+/// A look takes milliseconds, a recount of millions of reservations seconds.
+const AUDIT_LOOK_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 const PUBLISH_SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0];
 
 /// Makes a constant per metric and the table of them all; the doc comment is the description.
@@ -126,6 +128,18 @@ metrics_table! {
     EVENTS_PARKED = "flashsale.events.parked", Count, Kind::Gauge;
     /// Partitions of the outbox that this process leads.
     RELAY_LEADS = "flashsale.relay.leads", Count, Kind::Gauge;
+    /// Units promised beyond the stock, by `sku`, as the auditor adds them up: 0 when fine.
+    INVENTORY_OVERSELL = "flashsale.inventory.oversell", Count, Kind::Gauge;
+    /// Units by which counters, movements and reservations disagree, by `sku`, as the auditor adds them up: 0 when fine.
+    INVENTORY_DRIFT = "flashsale.inventory.drift", Count, Kind::Gauge;
+    /// Contradictions that the auditor has found, by `check` (oversell, counters, movements, reservations, batches).
+    AUDIT_FINDINGS = "flashsale.audit.findings", Count, Kind::Counter;
+    /// Time of one look of the auditor, by `phase` (fold = what is new; recount = and all reservations).
+    AUDIT_DURATION = "flashsale.audit.duration", Seconds, Kind::Histogram(AUDIT_LOOK_SECONDS);
+    /// When the auditor ended its last look, since 1970.
+    AUDIT_LAST_LOOK = "flashsale.audit.last.look.timestamp", Seconds, Kind::Gauge;
+    /// 1 in the process whose auditor leads.
+    AUDIT_LEADS = "flashsale.audit.leads", Count, Kind::Gauge;
     /// Tickets below the position without a decision: lost, or made up by a client.
     STATUS_NOT_FOUND_AFTER_TICKET = "flashsale.status.not.found.after.ticket", Count, Kind::Counter;
     /// Always 1; `version` and `commit` say what runs.
@@ -242,6 +256,12 @@ mod tests {
             "flashsale_events_held_skus 1",
             "flashsale_events_parked 1",
             "flashsale_relay_leads 1",
+            "flashsale_inventory_oversell 1",
+            "flashsale_inventory_drift 1",
+            "flashsale_audit_findings_total 1",
+            "flashsale_audit_duration_seconds_bucket{le=\"1\"} 1",
+            "flashsale_audit_last_look_timestamp_seconds 1",
+            "flashsale_audit_leads 1",
             "flashsale_status_not_found_after_ticket_total 1",
             "flashsale_build_info 1",
         ] {

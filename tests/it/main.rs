@@ -6,6 +6,7 @@
 mod admission_catalogue;
 mod admission_flow;
 mod admission_hints;
+mod auditor;
 mod cli_commands;
 mod consumer_effects;
 mod consumer_failures;

@@ -133,10 +133,15 @@ pub struct LagView {
 }
 
 impl AdminSkuView {
-    /// A SKU with its partition's row.
-    pub fn of(entry: &CatalogueEntry, partition: Option<&PartitionRow>, lag: LagView, as_of: Millis) -> Self {
+    /// A SKU with its partition's row, and why its sale is halted.
+    pub fn of(
+        entry: &CatalogueEntry,
+        partition: Option<&PartitionRow>,
+        halted_reason: Option<String>,
+        lag: LagView,
+        as_of: Millis,
+    ) -> Self {
         let settings = &entry.sku.settings;
-        let halted_reason = partition.and_then(|p| p.halted_reason.clone());
         Self {
             sku: SkuView::of(entry, halted_reason.is_some(), as_of),
             late_payment: late_payment_word(settings.late_payment),

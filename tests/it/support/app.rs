@@ -97,8 +97,14 @@ impl Http {
             event_streams: Arc::clone(&event_streams),
             stop_waiting: stop.clone(),
         });
-        let health =
-            Health { stop: stop.clone(), ingress: Some(ingress), catalogue_loaded: None, consumer: None, relay: None };
+        let health = Health {
+            stop: stop.clone(),
+            ingress: Some(ingress),
+            catalogue_loaded: None,
+            consumer: None,
+            relay: None,
+            auditor: None,
+        };
         let operations = Operations { health, metrics: metrics::recorder().handle() };
         let (public, admin) = (public_router(Arc::clone(&app)), admin_router(operations, Some(app), token));
         Self { public, admin, event_streams, stop }

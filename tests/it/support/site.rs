@@ -221,7 +221,7 @@ impl Process {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn wait_for_address(&self, field: &str) -> String {
+    pub async fn wait_for_address(&self, field: &str) -> String {
         let address = wait_for_value(&format!("{field} is logged"), SOON, async || {
             self.lines().iter().find_map(|line| line[field].as_str().map(str::to_owned))
         })

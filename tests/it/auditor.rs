@@ -1,0 +1,231 @@
+//! The auditor on real tables: what adds up, every contradiction by hand, one leader; and through the binary, the sale that it stops.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use flashsale::auditor::{self, Config, Health, look_once};
+use flashsale::clock::SystemClock;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::commands::reserve;
+use crate::support::consumer::SOON;
+use crate::support::database::Database;
+use crate::support::ledger::Ledger;
+use crate::support::life::{cancel, confirm, create_with_hold, tick};
+use crate::support::site::Site;
+use crate::support::wait::wait_for;
+
+fn config(db: &Database) -> Config {
+    Config { database_url: db.url.as_str().into(), topic: db.topic.clone() }
+}
+
+/// What a look from nothing finds: `subject check`.
+async fn found(db: &Database) -> Vec<String> {
+    let report = look_once(&config(db)).await.expect("Postgres answers");
+    let mut found: Vec<String> = report.findings.iter().map(|f| format!("{} {}", f.subject, f.check.name())).collect();
+    found.sort();
+    found
+}
+
+/// A sale of ten units with holds in every state, some ended and not settled, and a second sale.
+async fn history(db: &Database) {
+    let mut ledger = Ledger::of(db, 0).await;
+    let buys: Vec<_> = (0..8).map(|n| reserve("s", &format!("u-{n}"), 1)).collect();
+    ledger.commit(1_000, &[create_with_hold("s", 10, 2, 60), create_with_hold("t", 5, 2, 60)]).await;
+    ledger.commit(2_000, &buys[..4]).await;
+    ledger.commit(3_000, &[confirm("s", &buys[0], "pay-0"), cancel("s", &buys[1]), reserve("t", "u-1", 2)]).await;
+    ledger.commit(30_000, &buys[4..]).await;
+    ledger.commit(62_500, &[tick("s")]).await;
+}
+
+#[tokio::test]
+async fn a_sound_history_adds_up_settled_or_not() {
+    let db = Database::fresh("t", 2).await;
+    assert_eq!(found(&db).await, Vec::<String>::new(), "nothing is there");
+    history(&db).await;
+    assert_eq!(db.number("SELECT count(*) FROM reservation_now WHERE status = 5").await, 2, "ended holds are in it");
+    assert_eq!(db.number("SELECT count(*) FROM reservation WHERE status = 5").await, 0, "and not settled");
+    let report = look_once(&config(&db)).await.expect("Postgres answers");
+    assert_eq!((report.skus, report.findings), (vec!["s".to_owned(), "t".to_owned()], Vec::new()));
+    Ledger::of(&db, 0).await.settle().await;
+    assert_eq!(found(&db).await, Vec::<String>::new());
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn every_contradiction_is_found_and_only_there() {
+    let plants: &[(&str, &[&str])] = &[
+        ("UPDATE sku SET sold = 11 WHERE sku_id = 's'", &["s counters", "s oversell", "s reservations"]),
+        ("UPDATE sku SET on_hand = 4 WHERE sku_id = 's'", &["s counters", "s oversell", "s oversell"]),
+        ("UPDATE sku SET reserved = reserved - 1 WHERE sku_id = 's'", &["s counters", "s reservations"]),
+        ("UPDATE stock_movement SET reserved = reserved + 1 WHERE sku_id = 's' AND number = 2", &["s movements"]),
+        ("UPDATE stock_movement SET d_sold = d_sold + 1 WHERE sku_id = 't' AND number = 2", &["t movements"]),
+        ("DELETE FROM stock_movement WHERE sku_id = 's' AND number = 2", &["s movements"]),
+        ("DELETE FROM stock_movement WHERE sku_id = 't' AND number = 2", &["t movements"]),
+        ("UPDATE reservation SET quantity = 2 WHERE sku_id = 's' AND status = 3", &["s reservations"]),
+        ("DELETE FROM reservation WHERE sku_id = 't'", &["t reservations"]),
+        (
+            "INSERT INTO reservation SELECT (jsonb_populate_record(r, jsonb_build_object('reservation_id', gen_random_uuid(), 'quantity', 9))).*
+             FROM reservation r WHERE sku_id = 't'",
+            &["t oversell", "t reservations"],
+        ),
+        ("UPDATE batch SET first_offset = first_offset + 1 WHERE first_offset = 2", &["partition 0 batches"]),
+        ("UPDATE batch SET epoch = 0 WHERE first_offset = 6", &["partition 0 batches"]),
+        ("DELETE FROM batch WHERE first_offset = 2", &["partition 0 batches"]),
+        ("UPDATE partition_state SET position = position + 1 WHERE partition = 0", &["partition 0 batches"]),
+    ];
+    for (plant, expected) in plants {
+        let db = Database::fresh("t", 1).await;
+        history(&db).await;
+        db.run("ALTER TABLE sku DROP CONSTRAINT sku_no_oversell").await;
+        db.run(plant).await;
+        assert_eq!(found(&db).await, *expected, "{plant}");
+        db.drop().await;
+    }
+}
+
+/// An auditor in this process.
+struct Watch {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Watch {
+    fn start(db: &Database) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(auditor::run(config(db), Arc::new(SystemClock), Health::default(), stop.clone()));
+        Self { stop, task }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.expect("it does not panic");
+    }
+}
+
+/// Advisory locks of the schema's auditors.
+async fn leaders(db: &Database) -> i64 {
+    db.number(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted
+         AND ((classid::bigint << 32) | objid::bigint) = 'sku_halt'::regclass::oid::bigint",
+    )
+    .await
+}
+
+async fn wait_for_halts(db: &Database, expected: &[&str]) {
+    wait_for(&format!("{expected:?} are halted"), SOON, async || {
+        let halted = db.text("SELECT string_agg(sku_id, ' ' ORDER BY sku_id) FROM sku_halt").await;
+        halted.unwrap_or_default() == expected.join(" ")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_running_auditor_finds_what_comes_later_and_believes_a_restored_database() {
+    let db = Database::fresh("t", 1).await;
+    let watch = Watch::start(&db);
+    history(&db).await;
+    // The whole of its tables goes back to before the last buys, as a backup would be: nothing in it is wrong.
+    db.run(
+        "BEGIN;
+         CREATE TEMP TABLE cut AS SELECT first_offset FROM batch ORDER BY first_offset DESC LIMIT 2;
+         DELETE FROM reservation WHERE log_offset >= (SELECT min(first_offset) FROM cut);
+         DELETE FROM stock_movement WHERE first_offset >= (SELECT min(first_offset) FROM cut);
+         UPDATE sku s SET (on_hand, reserved, sold, movement_count) = (m.on_hand, m.reserved, m.sold, m.number)
+           FROM (SELECT DISTINCT ON (sku_id) * FROM stock_movement ORDER BY sku_id, number DESC) m WHERE m.sku_id = s.sku_id;
+         UPDATE sku SET expired_through = to_timestamp(3);
+         UPDATE partition_state SET position = (SELECT min(first_offset) FROM cut);
+         DELETE FROM batch WHERE first_offset IN (SELECT first_offset FROM cut);
+         COMMIT",
+    )
+    .await;
+    assert_eq!(found(&db).await, Vec::<String>::new());
+    // What is planted now is found; so the restored tables were looked at, and nothing else was found in them.
+    db.run("UPDATE reservation SET quantity = 2 WHERE sku_id = 't'; UPDATE reservation SET quantity = 1 WHERE sku_id = 't'").await;
+    db.run("UPDATE sku SET reserved = reserved + 1 WHERE sku_id = 't'").await;
+    wait_for_halts(&db, &["t"]).await;
+    watch.end().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn of_two_auditors_one_leads_and_the_other_takes_over() {
+    let db = Database::fresh("t", 1).await;
+    history(&db).await;
+    let (first, second) = (Watch::start(&db), Watch::start(&db));
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'flashsale auditor'";
+    wait_for("both have a session", SOON, async || db.number(sessions).await >= 2 && leaders(&db).await == 1).await;
+    first.end().await;
+    wait_for("one leads", SOON, async || leaders(&db).await == 1).await;
+    db.run("UPDATE sku SET reserved = reserved + 1 WHERE sku_id = 's'").await;
+    wait_for_halts(&db, &["s"]).await;
+    second.end().await;
+    wait_for("nobody leads", SOON, async || leaders(&db).await == 0).await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn what_does_not_add_up_is_not_sold_until_an_operator_says_so() {
+    let site = Site::shared().await;
+    let all = site.start("all").await;
+    let sound = site.run(&["audit"]).await;
+    assert_eq!(sound.status.code(), Some(0), "{sound:?}");
+    site.put_sku("good", 10, 1).await;
+    site.put_sku("bad", 10, 1).await;
+    let held = site.post(&all, "u-0", "bad", None, Some(10)).await;
+    assert_eq!(held.status, 200, "{}", held.body);
+
+    let mend = site
+        .db
+        .text("SELECT 'UPDATE sku SET sold = ' || sold || ' WHERE sku_id = ''bad'''  FROM sku WHERE sku_id = 'bad'")
+        .await;
+    site.db.run("ALTER TABLE sku DROP CONSTRAINT sku_no_oversell").await;
+    let planted = Instant::now();
+    site.db.run("UPDATE sku SET sold = 12 WHERE sku_id = 'bad'").await;
+    // No request until then: the writer would meet the changed row, and halt the whole partition.
+    let status = async || site.get(&all, "/v1/skus/bad").await.body["status"].clone();
+    wait_for("the sale is halted", SOON, async || status().await == "HALTED").await;
+    println!("refused {} ms after the contradiction", planted.elapsed().as_millis());
+    let refused = site.post(&all, "u-1", "bad", None, None).await;
+    assert_eq!((refused.status, &refused.body["code"]), (503, &json!("HALTED")));
+    assert_eq!(site.get(&all, "/v1/skus/good").await.body["status"], "OPEN");
+    assert_eq!(site.post(&all, "u-1", "good", None, Some(10)).await.status, 200, "others go on");
+    let looked = site.run(&["--json", "audit"]).await;
+    assert_eq!(looked.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&looked.stdout).contains("\"check\": \"oversell\""), "{looked:?}");
+    let shown = site.run(&["audit", "halts"]).await;
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("bad  "), "{shown:?}");
+    let metrics = site.client.get(format!("{}/metrics", all.admin)).send().await.expect("answers");
+    let metrics = metrics.text().await.expect("a text");
+    for line in ["flashsale_inventory_oversell{sku=\"bad\"} 3", "flashsale_inventory_oversell{sku=\"good\"} 0"] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in {metrics}");
+    }
+
+    // Not mended: it is halted again. Mended: it goes on.
+    assert_eq!(site.run(&["audit", "resume", "bad", "--note", "looks fine to me"]).await.status.code(), Some(0));
+    wait_for("it is halted again", SOON, async || site.db.number("SELECT count(*) FROM sku_halt").await == 1).await;
+    site.db.run(&mend.expect("the SKU is there")).await;
+    assert_eq!(site.run(&["audit", "resume", "bad", "--note", "the counter was wrong"]).await.status.code(), Some(0));
+    assert_eq!(site.run(&["audit", "resume", "bad", "--note", "again"]).await.status.code(), Some(1));
+    wait_for("it is open again", SOON, async || status().await == "OPEN").await;
+    assert_eq!(site.post(&all, "u-2", "bad", None, Some(10)).await.status, 200);
+    assert_eq!(site.run(&["audit"]).await.status.code(), Some(0));
+    assert_eq!(site.db.number("SELECT count(*) FROM sku_resume").await, 2);
+    let told = all.lines().iter().filter(|line| line["level"] == "ERROR").count();
+    assert!(told > 0, "a person is told");
+    assert!(all.stop().await.success());
+    site.db.assert_invariants().await;
+    site.db.drop().await;
+}
+
+#[tokio::test]
+async fn an_auditor_may_run_alone_and_nobody_knows_without_postgres() {
+    let site = Site::shared().await;
+    let mut watch = site.spawn(&["audit", "--watch"]);
+    watch.admin = watch.wait_for_address("admin.addr").await;
+    wait_for("it is ready", SOON, async || site.is_ready(&watch).await).await;
+    let away = site.run(&["--database-url", "postgres://nobody@127.0.0.1:1/none", "audit"]).await;
+    assert_eq!(away.status.code(), Some(2), "{away:?}");
+    site.finish([watch]).await;
+}
