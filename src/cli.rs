@@ -12,6 +12,7 @@
 mod asking;
 mod audit;
 mod healthcheck;
+mod load;
 mod log;
 mod migrate;
 mod partition;
@@ -74,6 +75,8 @@ enum Command {
     /// Read the log
     #[command(subcommand)]
     Log(log::Log),
+    /// Offer a crowd's requests to an API, follow each to its decision, and check what was told; exits 1 if that can't be true
+    Load(load::Load),
     /// Print the OpenAPI document
     Openapi {
         /// That of the admin listener
@@ -184,6 +187,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Partition(partition) => in_runtime(partition.run(config(&[Needs::Database])?, json)),
         Command::Log(log) => in_runtime(log.run(config(&[Needs::Kafka])?)),
+        Command::Load(load) => in_runtime(load.run()),
         Command::Openapi { admin } => {
             let document = if admin { http::admin_openapi() } else { http::public_openapi() };
             print(document.to_pretty_json().map_err(|e| Failure::bug(e.to_string()))?)

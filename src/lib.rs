@@ -52,6 +52,7 @@ pub mod ingress;
 pub mod inventory;
 pub mod kafka;
 pub mod limits;
+pub mod load;
 pub mod outbox;
 pub mod pace;
 pub mod shutdown;

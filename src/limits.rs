@@ -462,6 +462,13 @@ pub const AUDIT_BATCHES_PER_PARTITION: i64 = 1000;
 /// SKUs with series of their own; all others share one, which shows the worst.
 pub const AUDIT_SKUS_SHOWN_MAX: usize = 1000;
 
+// ---- load --------------------------------------------------------------------------------------------------------------------
+
+/// How long one answer is waited for by a made buyer: longer than any answer without `Prefer: wait` takes.
+pub const LOAD_ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// Before a made buyer tries again, if nobody says how long to wait, and between two looks at a decision.
+pub const LOAD_RETRY_WAIT: Duration = Duration::from_millis(100);
+
 // ---- waiting for decisions --------------------------------------------------------------------------------------------------
 
 /// How often the reservations that somebody has waited for at least this long are read, at most [`STATUS_READ_MAX`] in a query: a lost

@@ -23,6 +23,7 @@ mod decide_stock;
 mod decide_table;
 mod e2e_faults;
 mod e2e_life;
+mod e2e_load;
 mod e2e_operators;
 mod e2e_sale;
 mod http_keys;

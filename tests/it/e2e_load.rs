@@ -1,0 +1,34 @@
+//! `flashsale load` against the real service: a crowd that outnumbers the stock, while the process that decides is killed.
+
+use serde_json::Value;
+
+use crate::support::site::Site;
+
+#[tokio::test]
+async fn a_made_crowd_is_followed_to_its_decisions_through_a_crash() {
+    let site = Site::shared().await;
+    let (api, consumer) = (site.start("api").await, site.start("consumer").await);
+    site.put_sku("s", 150, 1).await;
+    let args = ["load", "--url", &api.public, "--sku", "s", "--rate", "100", "--seconds", "4", "--patience", "40"];
+    let (loaded, next) = tokio::join!(site.run(&args), async {
+        // In the middle of it: the first are decided, the last are not sent.
+        let decided = async || site.db.number("SELECT count(*) FROM reservation").await;
+        crate::support::wait::wait_for("some are decided", crate::support::site::SOON, async || decided().await > 50)
+            .await;
+        consumer.kill();
+        site.start("consumer").await
+    });
+    let told = String::from_utf8_lossy(&loaded.stdout).into_owned();
+    let report: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("a report: {loaded:?}"));
+    assert_eq!(loaded.status.code(), Some(0), "{report:#}");
+    assert_eq!(
+        (&report["offered"], &report["reserved"], &report["lost"]),
+        (&400.into(), &150.into(), &0.into()),
+        "{report:#}"
+    );
+    assert_eq!(report["failed"], 0, "{report:#}");
+    let away =
+        site.run(&["load", "--url", "http://127.0.0.1:1", "--sku", "s", "--seconds", "1", "--patience", "1"]).await;
+    assert_eq!(away.status.code(), Some(1), "nobody can say that the stock is right");
+    site.finish([api, next]).await;
+}
