@@ -43,7 +43,7 @@ impl Plan {
     }
 
     fn due(&self, number: u64, start: Instant) -> Instant {
-        start + Duration::from_nanos(number * 1_000_000_000 / u64::from(self.rate))
+        start + self.duration.mul_f64(number as f64 / self.requests() as f64)
     }
 }
 
