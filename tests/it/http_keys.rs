@@ -40,7 +40,7 @@ async fn a_key_confirms_with_one_payment() {
         }
         assert_eq!(refusal(&confirm(&sale, &id, "l", "C").await), (409, "ALREADY_CONFIRMED"));
         assert_eq!(refusal(&confirm(&sale, &id, "l", "D").await), (422, REUSED), "that answer stands, so does its key");
-        let shown = sale.get(&format!("/v1/reservations/{id}"), &[]).await;
+        let shown = sale.get(&format!("/v1/reservations/{id}")).await;
         assert_eq!((&shown.body["payment_ref"], &shown.body["version"]), (&json!("A"), &json!(2)));
     };
     check().await;
@@ -84,7 +84,7 @@ async fn a_key_adjusts_once_with_a_reference_or_without() {
             let again = adjust(key, delta, "n", reference).await;
             assert_eq!((again.status, &again.body), (200, &first.body), "{key} again");
         }
-        let sku = sale.get("/v1/skus/s", &[]).await;
+        let sku = sale.get("/v1/skus/s").await;
         assert_eq!(sku.body["on_hand"], json!(16));
     };
     check().await;
@@ -191,7 +191,7 @@ async fn of_many_bodies_under_one_key_at_once_one_is_done() {
         [1, 4].contains(&won.len()) && lost.iter().all(|answer| refusal(answer) == (422, REUSED)),
         "{won:?} {lost:?}"
     );
-    let sku = sale.get("/v1/skus/s", &[]).await;
+    let sku = sale.get("/v1/skus/s").await;
     assert_eq!((&sku.body["on_hand"], &sku.body["sold"]), (&json!(11), &json!(1)));
     consumer.stop().await;
     sale.world.finish().await;

@@ -72,9 +72,9 @@ async fn each_change_shows_the_reservation_as_it_is_then() {
     let bodyless = request(&format!("POST /v1/reservations/{given_back}/cancel"), &[], None);
     let again = sale.http.ask(bodyless).await;
     assert_eq!((again.status, &again.body["cancel_note"]), (200, &json!("changed my mind")), "{again:?}");
-    let shown = sale.get(&format!("/v1/reservations/{bought}"), &[]).await;
+    let shown = sale.get(&format!("/v1/reservations/{bought}")).await;
     assert_eq!((shown.header("etag"), &shown.body["status"]), (Some("\"2\""), &json!("CONFIRMED")));
-    let sku = sale.get("/v1/skus/s", &[]).await;
+    let sku = sale.get("/v1/skus/s").await;
     assert_eq!((&sku.body["sold"], &sku.body["reserved"], &sku.body["available"]), (&json!(2), &json!(0), &json!(7)));
     consumer.stop().await;
     sale.world.db.assert_invariants().await;
@@ -178,7 +178,7 @@ async fn changes_are_taken_while_nobody_decides() {
     insta::assert_json_snapshot!("undecided_cancel", stable(&cancel));
     let url = cancel.body["status_url"].as_str().expect("a URL").to_owned();
     assert_eq!(cancel.header("location"), Some(&*url));
-    insta::assert_json_snapshot!("queued_cancel", stable(&sale.get(&url, &[]).await));
+    insta::assert_json_snapshot!("queued_cancel", stable(&sale.get(&url).await));
     let blind = sale.change(id, "cancel", json!({})).await;
     insta::assert_json_snapshot!("unknown_sku_of_a_queued_reservation", stable(&blind));
     let others = sale.http.ask(request(
@@ -188,16 +188,16 @@ async fn changes_are_taken_while_nobody_decides() {
     ));
     assert_eq!(others.await.code(), "UNKNOWN_RESERVATION", "a ticket of another request");
     let stranger = url.replace(id, "0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000");
-    assert_eq!(sale.get(&stranger, &[]).await.code(), "UNKNOWN_COMMAND", "another reservation's command");
+    assert_eq!(sale.get(&stranger).await.code(), "UNKNOWN_COMMAND", "another reservation's command");
 
     let poll = format!("/v1/reservations/{id}?ticket={ticket}");
     let (has, wait) = (("if-none-match", "\"1\""), WAIT);
     let headers = [has, wait];
-    let (decided, consumer) = tokio::join!(sale.get(&poll, &headers), async { sale.world.consume() });
+    let (decided, consumer) = tokio::join!(sale.get_with(&poll, &headers), async { sale.world.consume() });
     assert_eq!((decided.status, &decided.body["status"]), (200, &json!("CANCELLED")), "{decided:?}");
-    let done = sale.get(&url, &[]).await;
+    let done = sale.get(&url).await;
     insta::assert_json_snapshot!("done_cancel", stable(&done));
-    let sku = sale.get("/v1/skus/s", &[]).await;
+    let sku = sale.get("/v1/skus/s").await;
     assert_eq!((&sku.body["reserved"], &sku.body["available"]), (&json!(0), &json!(3)));
     consumer.stop().await;
 }

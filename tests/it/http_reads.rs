@@ -7,54 +7,8 @@ use flashsale::limits;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::support::app::{Answer, Http, request, whole};
-use crate::support::consumer::World;
-
-const WAIT: (&str, &str) = ("prefer", "wait=20");
-
-struct Sale {
-    world: World,
-    http: Http,
-}
-
-impl Sale {
-    async fn fresh() -> Self {
-        let world = World::fresh(2).await;
-        let http = Http::over_world(&world);
-        Self { world, http }
-    }
-
-    async fn put(&self, sku: &str, body: Value) {
-        let line = format!("PUT /v1/admin/skus/{sku}");
-        let put = self.http.ask_admin(request(&line, &[], Some(&body.to_string()))).await;
-        assert_eq!(put.status, 201, "{put:?}");
-    }
-
-    async fn reserve(&self, user: &str, sku: &str, headers: &[(&str, &str)]) -> Answer {
-        let body = json!({"user_id": user, "sku_id": sku, "quantity": 1, "metadata": {"order": "o-1"}}).to_string();
-        self.http.ask(request("POST /v1/reservations", headers, Some(&body))).await
-    }
-
-    async fn id_of(&self, user: &str, sku: &str) -> String {
-        let answer = self.reserve(user, sku, &[WAIT]).await;
-        assert_eq!(answer.body["status"], "RESERVED", "{answer:?}");
-        answer.body["id"].as_str().expect("an id").to_owned()
-    }
-
-    async fn change(&self, id: &str, verb: &str, body: Value) {
-        let line = format!("POST /v1/reservations/{id}/{verb}");
-        let changed = self.http.ask(request(&line, &[], Some(&body.to_string()))).await;
-        assert_eq!(changed.status, 200, "{changed:?}");
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.http.ask(request(&format!("GET {path}"), &[], None)).await
-    }
-
-    async fn get_admin(&self, path: &str) -> Answer {
-        self.http.ask_admin(request(&format!("GET {path}"), &[], None)).await
-    }
-}
+use crate::support::app::{Answer, request, whole};
+use crate::support::sale::{Sale, WAIT};
 
 /// The events of a whole stream: name, id, and the reservation.
 fn events_of(stream: &Value) -> Vec<(String, String, Value)> {
@@ -74,9 +28,10 @@ fn events_of(stream: &Value) -> Vec<(String, String, Value)> {
 async fn a_stream_tells_every_change_and_ends_with_the_last() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    sale.put("s", json!({"on_hand": 9, "user_limit": 9})).await;
+    assert_eq!(sale.put("s", json!({"on_hand": 9, "user_limit": 9})).await.status, 201);
     consumer.stop().await;
-    let queued = sale.reserve("u", "s", &[]).await;
+    let body = json!({"user_id": "u", "sku_id": "s", "quantity": 1, "metadata": {"order": "o-1"}}).to_string();
+    let queued = sale.http.ask(request("POST /v1/reservations", &[], Some(&body))).await;
     let (id, ticket) = (queued.body["id"].as_str().expect("an id"), queued.body["ticket"].as_str().expect("a ticket"));
     let stream = format!("/v1/reservations/{id}/events?ticket={ticket}");
     let changes = async {
@@ -85,8 +40,8 @@ async fn a_stream_tells_every_change_and_ends_with_the_last() {
         let poll = format!("GET /v1/reservations/{id}?ticket={ticket}");
         let reserved = sale.http.ask(request(&poll, &[WAIT], None)).await;
         assert_eq!(reserved.body["status"], "RESERVED");
-        sale.change(id, "extend", json!({"seconds": 60})).await;
-        sale.change(id, "confirm", json!({"payment_ref": "pay-9"})).await;
+        assert_eq!(sale.change(id, "extend", json!({"seconds": 60})).await.status, 200);
+        assert_eq!(sale.change(id, "confirm", json!({"payment_ref": "pay-9"})).await.status, 200);
         consumer
     };
     let (answer, consumer) = tokio::join!(sale.get(&stream), changes);
@@ -110,8 +65,8 @@ async fn a_stream_tells_every_change_and_ends_with_the_last() {
 async fn a_client_that_comes_back_is_told_only_what_it_missed() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    sale.put("s", json!({"on_hand": 9, "user_limit": 9})).await;
-    let id = sale.id_of("u", "s").await;
+    assert_eq!(sale.put("s", json!({"on_hand": 9, "user_limit": 9})).await.status, 201);
+    let id = sale.reserve("u", "s").await;
     let follow = async |last_seen: &[&str]| {
         let lines: Vec<_> = last_seen.iter().map(|id| ("last-event-id", *id)).collect();
         sale.http.ask(request(&format!("GET /v1/reservations/{id}/events"), &lines, None)).await
@@ -123,7 +78,7 @@ async fn a_client_that_comes_back_is_told_only_what_it_missed() {
     // It has RESERVED and waits for what follows. The head of the answer comes when the state was read.
     let stream = request(&format!("GET /v1/reservations/{id}/events"), &[("last-event-id", "1")], None);
     let stream = sale.http.public.clone().oneshot(stream).await.expect("routers are infallible");
-    sale.change(&id, "confirm", json!({"payment_ref": "pay-9"})).await;
+    assert_eq!(sale.change(&id, "confirm", json!({"payment_ref": "pay-9"})).await.status, 200);
     assert_eq!(versions(&whole(stream).await), ["2"]);
     // It was away when the last change came.
     assert_eq!(versions(&follow(&["1"]).await), ["2"]);
@@ -144,8 +99,8 @@ async fn a_client_that_comes_back_is_told_only_what_it_missed() {
 async fn a_stream_gives_its_place_back() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    sale.put("s", json!({"on_hand": 9})).await;
-    let id = sale.id_of("u", "s").await;
+    assert_eq!(sale.put("s", json!({"on_hand": 9})).await.status, 201);
+    let id = sale.reserve("u", "s").await;
     let taken = || limits::EVENT_STREAMS_MAX - sale.http.event_streams.available_permits();
     let path = format!("/v1/reservations/{id}/events");
     let open = async || {
@@ -158,7 +113,7 @@ async fn a_stream_gives_its_place_back() {
     drop(streams);
     assert_eq!(taken(), 0);
     assert_eq!(sale.get("/v1/reservations/0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000/events").await.status, 404);
-    sale.change(&id, "cancel", json!({})).await;
+    assert_eq!(sale.change(&id, "cancel", json!({})).await.status, 200);
     assert_eq!(sale.get(&path).await.status, 200);
     assert_eq!(sale.http.ask(request(&format!("GET {path}"), &[("last-event-id", "2")], None)).await.status, 204);
     assert_eq!(taken(), 0);
@@ -176,8 +131,8 @@ async fn a_stream_gives_its_place_back() {
 async fn a_stream_ends_when_the_process_stops() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    sale.put("s", json!({"on_hand": 9})).await;
-    let id = sale.id_of("u", "s").await;
+    assert_eq!(sale.put("s", json!({"on_hand": 9})).await.status, 201);
+    let id = sale.reserve("u", "s").await;
     let started = Instant::now();
     let path = format!("/v1/reservations/{id}/events");
     let (answer, ()) = tokio::join!(sale.get(&path), async {
@@ -197,15 +152,15 @@ async fn lists_show_who_holds_what_page_by_page() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
     for sku in ["a", "b"] {
-        sale.put(sku, json!({"on_hand": 4, "user_limit": 4})).await;
+        assert_eq!(sale.put(sku, json!({"on_hand": 4, "user_limit": 4})).await.status, 201);
     }
     let mut of_u = Vec::new();
     for sku in ["a", "a", "b", "b"] {
-        of_u.push(sale.id_of("u", sku).await);
-        sale.id_of("v", sku).await;
+        of_u.push(sale.reserve("u", sku).await);
+        sale.reserve("v", sku).await;
     }
-    sale.change(&of_u[0], "confirm", json!({"payment_ref": "pay-9"})).await;
-    sale.change(&of_u[1], "cancel", json!({})).await;
+    assert_eq!(sale.change(&of_u[0], "confirm", json!({"payment_ref": "pay-9"})).await.status, 200);
+    assert_eq!(sale.change(&of_u[1], "cancel", json!({})).await.status, 200);
     let ids = |answer: &Answer| -> Vec<String> {
         assert_eq!(answer.status, 200, "{answer:?}");
         let items = answer.body["items"].as_array().expect("items").iter();
@@ -285,12 +240,12 @@ async fn a_crowd_of_refused_requests_makes_pages_short_and_no_list_fail() {
 async fn limits_are_a_ledger() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    sale.put("s", json!({"on_hand": 9, "user_limit": 4})).await;
+    assert_eq!(sale.put("s", json!({"on_hand": 9, "user_limit": 4})).await.status, 201);
     let (bought, held, given_back) =
-        (sale.id_of("u", "s").await, sale.id_of("u", "s").await, sale.id_of("u", "s").await);
-    sale.change(&bought, "confirm", json!({"payment_ref": "pay-9"})).await;
-    sale.change(&given_back, "cancel", json!({})).await;
-    sale.change(&held, "extend", json!({"seconds": 60})).await;
+        (sale.reserve("u", "s").await, sale.reserve("u", "s").await, sale.reserve("u", "s").await);
+    assert_eq!(sale.change(&bought, "confirm", json!({"payment_ref": "pay-9"})).await.status, 200);
+    assert_eq!(sale.change(&given_back, "cancel", json!({})).await.status, 200);
+    assert_eq!(sale.change(&held, "extend", json!({"seconds": 60})).await.status, 200);
     let limits = sale.get("/v1/users/u/limits?sku_id=s").await;
     let mut body = limits.body.clone();
     // The hint lives in another Redis than the one that is told of decisions: only here.
@@ -318,10 +273,10 @@ async fn limits_are_a_ledger() {
 async fn an_operator_sees_what_waits() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    sale.put("s", json!({"on_hand": 9, "user_limit": 9})).await;
+    assert_eq!(sale.put("s", json!({"on_hand": 9, "user_limit": 9})).await.status, 201);
     consumer.stop().await;
     for _ in 0..3 {
-        assert_eq!(sale.reserve("u", "s", &[]).await.status, 202);
+        assert_eq!(sale.ask_for("u", "s", &[]).await.status, 202);
     }
     let shown = sale.get_admin("/v1/admin/skus/s").await;
     let numbers = ["queued", "position", "lag_records", "pinned_partition"].map(|name| shown.body[name].clone());

@@ -5,37 +5,8 @@ use std::time::{Duration, Instant};
 use flashsale::limits;
 use serde_json::{Value, json};
 
-use crate::support::app::{Answer, Http, request};
-use crate::support::consumer::World;
-
-/// A sale with its interface and its consumer.
-struct Sale {
-    world: World,
-    http: Http,
-}
-
-impl Sale {
-    async fn fresh() -> Self {
-        let world = World::fresh(2).await;
-        let http = Http::over_world(&world);
-        Self { world, http }
-    }
-
-    async fn put(&self, sku: &str, body: &Value) -> Answer {
-        self.http.ask_admin(request(&format!("PUT /v1/admin/skus/{sku}"), &[], Some(&body.to_string()))).await
-    }
-
-    async fn reserve(&self, user: &str, sku: &str, quantity: u32, headers: &[(&str, &str)]) -> Answer {
-        let body = json!({"user_id": user, "sku_id": sku, "quantity": quantity}).to_string();
-        self.http.ask(request("POST /v1/reservations", headers, Some(&body))).await
-    }
-
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
-        self.http.ask(request(&format!("GET {path}"), headers, None)).await
-    }
-}
-
-const WAIT: (&str, &str) = ("prefer", "wait=20");
+use crate::support::app::{Answer, request};
+use crate::support::sale::{Sale, WAIT};
 
 /// Ids, times and lengths differ from run to run; their form is checked here, their value is not.
 fn stable(answer: &Answer) -> Value {
@@ -64,22 +35,22 @@ fn stable(answer: &Answer) -> Value {
 async fn a_sale_from_its_creation_to_its_last_unit() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    let created = sale.put("s", &json!({"on_hand": 3, "user_limit": 2})).await;
+    let created = sale.put("s", json!({"on_hand": 3, "user_limit": 2})).await;
     insta::assert_json_snapshot!("created", stable(&created));
-    let changed = sale.put("s", &json!({"on_hand": 3, "user_limit": 2, "hold_seconds": 60})).await;
+    let changed = sale.put("s", json!({"on_hand": 3, "user_limit": 2, "hold_seconds": 60})).await;
     assert_eq!((changed.status, &changed.body["settings_version"]), (200, &json!(2)));
 
-    let reserved = sale.reserve("u-1", "s", 2, &[WAIT]).await;
+    let reserved = sale.ask_for_units("u-1", "s", 2, &[WAIT]).await;
     insta::assert_json_snapshot!("reserved", stable(&reserved));
-    let limited = sale.reserve("u-1", "s", 1, &[]).await;
+    let limited = sale.ask_for("u-1", "s", &[]).await;
     insta::assert_json_snapshot!("user_limit", stable(&limited));
-    let rejected = sale.reserve("u-2", "s", 2, &[WAIT]).await;
+    let rejected = sale.ask_for_units("u-2", "s", 2, &[WAIT]).await;
     insta::assert_json_snapshot!("rejected", stable(&rejected));
-    let last = sale.reserve("u-3", "s", 1, &[WAIT]).await;
+    let last = sale.ask_for("u-3", "s", &[WAIT]).await;
     assert_eq!(last.body["status"], "RESERVED");
 
-    insta::assert_json_snapshot!("sku", stable(&sale.get("/v1/skus/s", &[]).await));
-    let sold_out = sale.reserve("u-4", "s", 1, &[WAIT]).await;
+    insta::assert_json_snapshot!("sku", stable(&sale.get("/v1/skus/s").await));
+    let sold_out = sale.ask_for("u-4", "s", &[WAIT]).await;
     // Known here by the message of the last batch, or decided by the writer: both are right.
     let reason = if sold_out.status == 409 { sold_out.code() } else { sold_out.body["reason"].as_str().unwrap_or("") };
     assert_eq!(reason, "SOLD_OUT", "{sold_out:?}");
@@ -91,22 +62,22 @@ async fn a_sale_from_its_creation_to_its_last_unit() {
 async fn refusals_of_a_reservation_that_need_a_catalogue() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    assert_eq!(sale.put("open", &json!({"on_hand": 5})).await.status, 201);
-    assert_eq!(sale.put("later", &json!({"on_hand": 5, "starts_at": "2999-01-01T00:00:00Z"})).await.status, 201);
-    assert_eq!(sale.put("over", &json!({"on_hand": 5, "ends_at": "2001-01-01T00:00:00Z"})).await.status, 201);
-    assert_eq!(sale.reserve("u-1", "open", 1, &[WAIT, ("idempotency-key", "k")]).await.status, 200);
-    let mut later = sale.reserve("u-1", "later", 1, &[]).await;
+    assert_eq!(sale.put("open", json!({"on_hand": 5})).await.status, 201);
+    assert_eq!(sale.put("later", json!({"on_hand": 5, "starts_at": "2999-01-01T00:00:00Z"})).await.status, 201);
+    assert_eq!(sale.put("over", json!({"on_hand": 5, "ends_at": "2001-01-01T00:00:00Z"})).await.status, 201);
+    assert_eq!(sale.ask_for("u-1", "open", &[WAIT, ("idempotency-key", "k")]).await.status, 200);
+    let mut later = sale.ask_for("u-1", "later", &[]).await;
     later.headers.insert("retry-after".into(), "(seconds)".into());
     let refusals = json!({
-        "unknown SKU": stable(&sale.reserve("u-1", "nope", 1, &[]).await),
+        "unknown SKU": stable(&sale.ask_for("u-1", "nope", &[]).await),
         "not started": stable(&later),
-        "ended": stable(&sale.reserve("u-1", "over", 1, &[]).await),
-        "above the limit alone": stable(&sale.reserve("u-2", "open", 2, &[]).await),
-        "key reused": stable(&sale.reserve("u-1", "open", 2, &[("idempotency-key", "k")]).await),
-        "unknown SKU to look at": stable(&sale.get("/v1/skus/nope", &[]).await),
-        "unknown reservation": stable(&sale.get("/v1/reservations/0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000", &[]).await),
+        "ended": stable(&sale.ask_for("u-1", "over", &[]).await),
+        "above the limit alone": stable(&sale.ask_for_units("u-2", "open", 2, &[]).await),
+        "key reused": stable(&sale.ask_for_units("u-1", "open", 2, &[("idempotency-key", "k")]).await),
+        "unknown SKU to look at": stable(&sale.get("/v1/skus/nope").await),
+        "unknown reservation": stable(&sale.get("/v1/reservations/0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000").await),
         "ticket beyond the log":
-            stable(&sale.get("/v1/reservations/0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000?ticket=0.999.0", &[]).await),
+            stable(&sale.get("/v1/reservations/0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000?ticket=0.999.0").await),
     });
     insta::assert_json_snapshot!(refusals);
     consumer.stop().await;
@@ -116,18 +87,18 @@ async fn refusals_of_a_reservation_that_need_a_catalogue() {
 async fn refusals_of_a_change() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    let without_stock = sale.put("s", &json!({"user_limit": 2})).await;
-    assert_eq!(sale.put("s", &json!({"on_hand": 3})).await.status, 201);
+    let without_stock = sale.put("s", json!({"user_limit": 2})).await;
+    assert_eq!(sale.put("s", json!({"on_hand": 3})).await.status, 201);
     let refusals = json!({
         "no stock at creation": stable(&without_stock),
-        "other stock": stable(&sale.put("s", &json!({"on_hand": 4})).await),
+        "other stock": stable(&sale.put("s", json!({"on_hand": 4})).await),
         "unknown SKU": stable(&sale.http.ask_admin(request("GET /v1/admin/skus/nope", &[], None)).await),
         "unknown command": stable(&sale.http.ask_admin(request(
             "GET /v1/admin/skus/s/commands/0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000?ticket=0.0.0", &[], None)).await),
     });
     insta::assert_json_snapshot!(refusals);
     // A refusal changes nothing; leaving the stock out is no statement about it.
-    let changed = sale.put("s", &json!({"late_payment": "reject"})).await;
+    let changed = sale.put("s", json!({"late_payment": "reject"})).await;
     assert_eq!(
         (changed.status, &changed.body["late_payment"], &changed.body["on_hand"]),
         (200, &json!("reject"), &json!(3))
@@ -139,7 +110,7 @@ async fn refusals_of_a_change() {
 async fn a_key_names_one_change() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    assert_eq!(sale.put("s", &json!({"on_hand": 3})).await.status, 201);
+    assert_eq!(sale.put("s", json!({"on_hand": 3})).await.status, 201);
     let put = async |body: Value| {
         let request = request("PUT /v1/admin/skus/s", &[("idempotency-key", "k")], Some(&body.to_string()));
         let answer = sale.http.ask_admin(request).await;
@@ -159,7 +130,7 @@ async fn an_operators_wait_ends_when_the_process_stops() {
     let sale = Sale::fresh().await;
     sale.http.stop_waiting();
     let started = Instant::now();
-    let change = sale.put("s", &json!({"on_hand": 3})).await;
+    let change = sale.put("s", json!({"on_hand": 3})).await;
     assert_eq!((change.status, &change.body["status"]), (202, &json!("QUEUED")), "nobody decides here");
     assert!(started.elapsed() < limits::ADMIN_DECISION_WAIT, "{:?}", started.elapsed());
 }
@@ -168,21 +139,21 @@ async fn an_operators_wait_ends_when_the_process_stops() {
 async fn without_a_consumer_everything_is_queued_and_then_decided() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    assert_eq!(sale.put("s", &json!({"on_hand": 3})).await.status, 201);
+    assert_eq!(sale.put("s", json!({"on_hand": 3})).await.status, 201);
     consumer.stop().await;
 
-    let accepted = sale.reserve("u-1", "s", 1, &[("idempotency-key", "k")]).await;
+    let accepted = sale.ask_for("u-1", "s", &[("idempotency-key", "k")]).await;
     insta::assert_json_snapshot!("accepted", stable(&accepted));
     let url = accepted.body["status_url"].as_str().expect("a URL").to_owned();
     assert_eq!(accepted.header("location"), Some(url.as_str()));
-    insta::assert_json_snapshot!("queued", stable(&sale.get(&url, &[]).await));
+    insta::assert_json_snapshot!("queued", stable(&sale.get(&url).await));
     // The same request again: the same answer.
-    let again = sale.reserve("u-1", "s", 1, &[("idempotency-key", "\"k\"")]).await;
+    let again = sale.ask_for("u-1", "s", &[("idempotency-key", "\"k\"")]).await;
     assert_eq!((again.status, &again.body["id"]), (202, &accepted.body["id"]));
     // A short wait ends without a decision: the 202, and no applied preference.
-    let waited = sale.reserve("u-2", "s", 1, &[("prefer", "wait=1")]).await;
+    let waited = sale.ask_for("u-2", "s", &[("prefer", "wait=1")]).await;
     assert_eq!((waited.status, waited.header("preference-applied")), (202, None));
-    let change = sale.put("s", &json!({"user_limit": 2})).await;
+    let change = sale.put("s", json!({"user_limit": 2})).await;
     insta::assert_json_snapshot!("undecided_change", stable(&change));
     let command_url = change.body["status_url"].as_str().expect("a URL").to_owned();
     let command = sale.http.ask_admin(request(&format!("GET {command_url}"), &[], None)).await;
@@ -190,14 +161,14 @@ async fn without_a_consumer_everything_is_queued_and_then_decided() {
 
     // A long poll is woken by the decision, long before its time is over.
     let started = Instant::now();
-    let (decided, consumer) = tokio::join!(sale.get(&url, &[WAIT]), async { sale.world.consume() });
+    let (decided, consumer) = tokio::join!(sale.get_with(&url, &[WAIT]), async { sale.world.consume() });
     assert_eq!((decided.status, &decided.body["status"]), (200, &json!("RESERVED")), "{decided:?}");
     assert!(started.elapsed() < Duration::from_secs(15), "woken, not timed out");
     assert_eq!(decided.header("preference-applied"), Some("wait=20"));
     let done = sale.http.ask_admin(request(&format!("GET {command_url}"), &[], None)).await;
     assert_eq!((&done.body["status"], &done.body["sku"]["user_limit"]), (&json!("DONE"), &json!(2)), "{done:?}");
     // With a wait the replay tells today's state.
-    let replay = sale.reserve("u-1", "s", 1, &[("idempotency-key", "k"), WAIT]).await;
+    let replay = sale.ask_for("u-1", "s", &[("idempotency-key", "k"), WAIT]).await;
     assert_eq!((replay.status, replay.header("idempotent-replayed")), (200, Some("true")));
     consumer.stop().await;
 }
@@ -206,18 +177,18 @@ async fn without_a_consumer_everything_is_queued_and_then_decided() {
 async fn versions_spare_answers() {
     let sale = Sale::fresh().await;
     let consumer = sale.world.consume();
-    assert_eq!(sale.put("s", &json!({"on_hand": 3})).await.status, 201);
-    let reserved = sale.reserve("u-1", "s", 1, &[WAIT]).await;
+    assert_eq!(sale.put("s", json!({"on_hand": 3})).await.status, 201);
+    let reserved = sale.ask_for("u-1", "s", &[WAIT]).await;
     let url = format!("/v1/reservations/{}", reserved.body["id"].as_str().expect("an id"));
     for (has, status) in
         [("\"1\"", 304), ("W/\"1\"", 304), ("\"7\", \"1\"", 304), ("*", 304), ("\"2\"", 200), ("1", 200)]
     {
-        let answer = sale.get(&url, &[("if-none-match", has)]).await;
+        let answer = sale.get_with(&url, &[("if-none-match", has)]).await;
         assert_eq!((answer.status, answer.header("etag")), (status, Some("\"1\"")), "{has}");
         assert_eq!(answer.body == json!(""), status == 304, "{answer:?}");
     }
     let started = Instant::now();
-    let waited = sale.get(&url, &[("if-none-match", "\"1\""), ("prefer", "wait=1")]).await;
+    let waited = sale.get_with(&url, &[("if-none-match", "\"1\""), ("prefer", "wait=1")]).await;
     assert_eq!((waited.status, waited.header("preference-applied")), (304, Some("wait=1")));
     assert!(started.elapsed() >= Duration::from_secs(1), "waits for another version");
     consumer.stop().await;

@@ -42,7 +42,11 @@ impl Sale {
     }
 
     pub async fn ask_for(&self, user: &str, sku: &str, headers: &[(&str, &str)]) -> Answer {
-        let body = json!({"user_id": user, "sku_id": sku, "quantity": 1}).to_string();
+        self.ask_for_units(user, sku, 1, headers).await
+    }
+
+    pub async fn ask_for_units(&self, user: &str, sku: &str, quantity: u32, headers: &[(&str, &str)]) -> Answer {
+        let body = json!({"user_id": user, "sku_id": sku, "quantity": quantity}).to_string();
         self.http.ask(request("POST /v1/reservations", headers, Some(&body))).await
     }
 
@@ -55,7 +59,15 @@ impl Sale {
         self.http.ask(request(&format!("POST /v1/reservations/{id}/{verb}"), headers, Some(&body))).await
     }
 
-    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    pub async fn get(&self, path: &str) -> Answer {
+        self.get_with(path, &[]).await
+    }
+
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.http.ask(request(&format!("GET {path}"), headers, None)).await
+    }
+
+    pub async fn get_admin(&self, path: &str) -> Answer {
+        self.http.ask_admin(request(&format!("GET {path}"), &[], None)).await
     }
 }
