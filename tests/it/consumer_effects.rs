@@ -9,6 +9,8 @@ use tokio::net::TcpListener;
 
 use crate::support::commands::{create, reserve};
 use crate::support::consumer::{SOON, World};
+use crate::support::redis::Space;
+use crate::support::wait::wait_for;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_repeats_the_effects_of_the_last_batch() {
@@ -23,6 +25,27 @@ async fn a_claim_repeats_the_effects_of_the_last_batch() {
     let mut waiter = waiters.register(command.id());
     let consumer = world.consume_changed(|deps| deps.waiters = waiters.clone());
     tokio::time::timeout(SOON, waiter.woken()).await.expect("woken without a new batch");
+    consumer.stop().await;
+    world.finish().await;
+}
+
+/// Its predecessor may have failed to tell Redis that units came back: what Redis believes of the partition's SKUs goes first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_makes_redis_forget_what_it_believes_of_its_skus() {
+    let world = World::fresh(1).await;
+    let consumer = world.consume();
+    world.publish(0, &[create("s", 0, 9, 5)]);
+    world.wait_for_position(0, 1).await;
+    // A second movement: of a SKU with one, nothing can have come back.
+    world.publish(0, &[reserve("s", "a", 1)]);
+    world.wait_for_position(0, 2).await;
+    consumer.stop().await;
+    let space = Space::fresh().await;
+    let _: i64 = space.ask("HSET {}u:s ghost 5").await;
+    let consumer = world.consume_changed(|deps| deps.cache = space.cache.clone());
+    let units = async |user: &str| space.ask::<Option<i64>>(&format!("HGET {{}}u:s {user}")).await;
+    wait_for("the last batch is told again", SOON, async || units("a").await == Some(1)).await;
+    assert_eq!(units("ghost").await, None);
     consumer.stop().await;
     world.finish().await;
 }

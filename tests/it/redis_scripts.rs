@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use flashsale::cache::{AdmissionAnswer, AdmissionItem, KeyMarker, SettleItem};
-use flashsale::effects::BatchEffects;
+use flashsale::effects::{BatchEffects, Effects};
 use flashsale::ids::{self, IdempotencyKey, Quantity, Ticket};
 use flashsale::limits;
+use flashsale::waiters::Waiters;
 use futures_util::future::join_all;
 
 use crate::support::commands::{sku, user};
 use crate::support::redis::Space;
+use crate::support::site::SOON;
+use crate::support::wait::wait_for;
 use AdmissionAnswer::{Absent, KeyReused, Ok as Admitted, OverLimit, Pending};
 
 const MINUTE: i64 = 29_000_000;
@@ -328,6 +331,25 @@ async fn units_that_are_to_be_forgotten_go_before_the_new_ones_come() {
     let next = BatchEffects { forgotten: vec![sku("s"), sku("other")], ..effects(1, 11, &[("u", 2)], &[]) };
     assert!(space.cache.apply_effects(&next).await.expect("asked"));
     assert_eq!((space.units("u:s", "gone").await, space.units("u:s", "u").await), (None, Some(2)));
+}
+
+/// Redis refuses a batch's hints (another type is planted where its units go), or too many batches wait for it: the next hints make up for it.
+#[tokio::test]
+async fn units_that_redis_was_not_told_are_forgotten_with_the_next_hints() {
+    let space = Space::fresh().await;
+    let telling = Effects::start(Some(space.cache.clone()), Waiters::default(), None);
+    let _: String = space.ask("SET {}u:s planted").await;
+    telling.submit(effects(1, 10, &[("refused", 5)], &[]));
+    telling.submit(effects(1, 11, &[("u", 4)], &[]));
+    wait_for("the planted one is gone", SOON, async || space.ask::<String>("TYPE {}u:s").await == "hash").await;
+    assert_eq!((space.units("u:s", "refused").await, space.units("u:s", "u").await), (None, Some(4)));
+    // This thread does not let the one that tells run, so the queue fills, and the last batch is not told.
+    for position in 0..=limits::EFFECTS_BEHIND_MAX as i64 {
+        let units: &[(&str, i64)] = if position < limits::EFFECTS_BEHIND_MAX as i64 { &[] } else { &[("u", 0)] };
+        telling.submit(effects(1, 12 + position, units, &[]));
+    }
+    wait_for("u is forgotten", SOON, async || space.units("u:s", "u").await.is_none()).await;
+    telling.stop().await;
 }
 
 #[tokio::test]

@@ -354,7 +354,8 @@ async fn a_known_id_for_a_sku_that_is_not_here_is_a_duplicate_not_poison() {
 /// The writer remembers SKUs; a row that is another one than it left contradicts the single writer.
 #[tokio::test]
 async fn stock_that_somebody_else_changed_is_a_contradiction_not_overwritten() {
-    for change in ["on_hand = on_hand + 1", "reserved = 0", "settings_version = 9"] {
+    let changes = ["on_hand = on_hand + 1", "reserved = 0", "sold = 1", "settings_version = 9", "partition = 1"];
+    for change in changes {
         let db = database().await;
         let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
         commit(&mut writer, &mut claim, &[create("s", 0, 10, 5), reserve("s", "u", 1)]).await.unwrap();
