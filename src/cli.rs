@@ -11,6 +11,7 @@
 
 mod asking;
 mod audit;
+mod drain;
 mod healthcheck;
 mod load;
 mod log;
@@ -61,6 +62,8 @@ enum Command {
     Audit(audit::Audit),
     /// All of them in one process
     All,
+    /// Decide what is in the log now, and stop; exits 1 if a partition is halted, 69 if nothing moves for --within SECONDS
+    Drain(drain::Drain),
     /// Create or upgrade tables and topics; may be run again
     Migrate(migrate::Migrate),
     /// Create, change and show SKUs
@@ -177,6 +180,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Audit(audit) => in_runtime(audit.run(config(audit::Audit::NEEDS)?, json)),
         Command::All => in_runtime(serve::serve(config(ALL)?, serve::Role::All)),
+        Command::Drain(drain) => in_runtime(drain.run(config(ALL)?, json)),
         Command::Migrate(migrate) => in_runtime(migrate.run(config(&[Needs::Database, Needs::Kafka])?)),
         Command::Sku(sku) => {
             let config = config(sku.needs())?;

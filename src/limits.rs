@@ -492,6 +492,16 @@ pub const DECISION_RATE_WINDOW: Duration = Duration::from_secs(10);
 /// Positions are compared for the rate of decisions no sooner than this: shorter spans measure single batches.
 pub const DECISION_RATE_SPAN_MIN: Duration = Duration::from_millis(50);
 
+// ---- drain ------------------------------------------------------------------------------------------------------------------
+
+/// How often a drain looks how far the partitions are.
+pub const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long no partition may move before a drain gives up; a setting (`--within`), this is its default: a dead consumer's partitions come
+/// after [`SESSION_TIMEOUT`], and a restarted server takes seconds.
+pub const DRAIN_STILL_MAX: Duration = Duration::from_secs(60);
+/// Upper bound of that setting.
+pub const DRAIN_STILL_SETTING_MAX: Duration = Duration::from_secs(24 * 3600);
+
 // ---- shutdown ---------------------------------------------------------------------------------------------------------------
 
 /// From SIGTERM to exit, at most.

@@ -47,17 +47,17 @@ pub(super) enum Role {
 }
 
 /// What both parts use; handles.
-struct Shared {
+pub(super) struct Shared {
     config: Config,
-    store: Store,
+    pub(super) store: Store,
     cache: Cache,
-    log_ends: LogEnds,
+    pub(super) log_ends: LogEnds,
     waiters: Waiters,
     clock: Arc<dyn Clock>,
 }
 
 /// The parts of an API, and what must be told to end well.
-struct Api {
+pub(super) struct Api {
     app: SharedApp,
     ingress: Ingress,
     catalogue_loaded: Flag,
@@ -145,7 +145,7 @@ pub(super) async fn bind(variable: &str, address: SocketAddr) -> Result<(TcpList
 }
 
 impl Shared {
-    fn new(config: Config) -> Result<Self, Failure> {
+    pub(super) fn new(config: Config) -> Result<Self, Failure> {
         let store =
             Store::new(config.database(), &config.topic).map_err(|error| Failure::usage(super::chain(&error)))?;
         let cache =
@@ -266,7 +266,8 @@ pub(super) async fn check_schema(store: Store, stop: CancellationToken) -> Resul
     }
 }
 
-fn start_consumer(shared: &Shared, api: Option<&Api>, group: &Group) -> consumer::Health {
+/// Starts the writers; they end with their group.
+pub(super) fn start_consumer(shared: &Shared, api: Option<&Api>, group: &Group) -> consumer::Health {
     let Shared { config, store, cache, log_ends, waiters, clock } = shared;
     let writer = WriterConfig {
         database_url: config.database().into(),

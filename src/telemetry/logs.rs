@@ -4,6 +4,7 @@
 
 use time::format_description::well_known::Rfc3339;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::time::UtcTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -41,15 +42,25 @@ const DEFAULT_FILTER: &str = "info,librdkafka=warn,rdkafka=warn,sqlx=warn,hyper=
 
 /// Starts logging for the whole process. Later calls (tests) change nothing.
 pub fn install(format: LogFormat) {
+    install_on(format, std::io::stdout);
+}
+
+/// The same for a command whose stdout is its result.
+pub fn install_on_stderr(format: LogFormat) {
+    install_on(format, std::io::stderr);
+}
+
+fn install_on<W>(format: LogFormat, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     let timer = UtcTime::new(Rfc3339);
     let installed = match format {
-        LogFormat::Json => {
-            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_timer(timer);
-            registry.with(layer).try_init()
-        }
-        LogFormat::Pretty => registry.with(tracing_subscriber::fmt::layer().with_timer(timer)).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true).with_timer(timer)).try_init(),
+        LogFormat::Pretty => registry.with(layer.with_timer(timer)).try_init(),
     };
     // Already installed: the first caller's choice stands, which is what a second caller in one process wants.
     drop(installed);

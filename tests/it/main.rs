@@ -21,6 +21,7 @@ mod decide_properties;
 mod decide_states;
 mod decide_stock;
 mod decide_table;
+mod e2e_daytwo;
 mod e2e_faults;
 mod e2e_life;
 mod e2e_load;
