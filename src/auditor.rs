@@ -2,31 +2,34 @@
 //!
 //! ```text
 //! lead      one auditor at a time (an advisory lock of its session)
-//! look      every second, one snapshot: counters, what is new of movements and batches, now and then all reservations
+//! look      every second, one short snapshot: counters, and what is new of movements and batches
+//! recount   beside it, on a connection of its own: all reservations, as often as that costs a small share of one core
 //! judge     pure ([`books`])
 //! tell      metrics, a log line, and for a SKU a row in `sku_halt`, which only the API reads: 503 for reserves, everything else goes on
 //! ```
-//! It shares no code with the writers, and no table but by reading. What it finds it first finds again from nothing, so that neither a
-//! restored database nor its own memory can make it cry wolf. It repairs nothing: that is for a person.
+//! It shares no code with the writers, and no table but by reading. What depends on its memory it first finds again without it, so that a
+//! restored database does not look like a broken one. It repairs nothing: that is for a person.
 //!
-//! Reservations are recounted as often as that costs [`limits::AUDIT_RECOUNT_SHARE`] of one core of Postgres at most.
+//! A running auditor begins with the last [`limits::AUDIT_MOVEMENTS_BACK`] movements of each SKU: it must be there fast when another one died.
+//! [`look_once`] reads everything that was ever written.
 
 pub mod books;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::limits;
-use crate::store::{AuditSession, StoreError};
+use crate::store::{AuditSession, Halt, StoreError};
 use crate::telemetry::metrics as names;
-use books::{Books, Check, Finding, Subject};
+use books::{Books, Check, Counters, Finding, Recounted, Subject};
 
 /// What the probes read: whether the auditor has a session, leading or standing by.
 #[derive(Clone, Debug, Default)]
@@ -55,28 +58,65 @@ pub struct Report {
     pub skus: Vec<String>,
     /// Contradictions; empty = all is well.
     pub findings: Vec<Finding>,
-    /// Number of the last time that an operator let a SKU go on.
-    pub resumes: i64,
 }
 
-/// Looks once, from nothing, at everything.
+/// How far back books begin that are begun anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// With the first row ever written.
+    All,
+    /// With the last few of each.
+    Recent,
+}
+
+/// All reservations of one moment, with the counters of that moment.
+struct Recount {
+    counters: Vec<Counters>,
+    recounted: Vec<Recounted>,
+    /// The last resume of each SKU then.
+    resumes: BTreeMap<String, i64>,
+    took: Duration,
+}
+
+/// Looks once at everything that was ever written.
 ///
 /// # Errors
 /// [`StoreError`]: nobody knows.
 pub async fn look_once(config: &Config) -> Result<Report, StoreError> {
+    let mut books = Books::default();
+    let recount = recount(config.clone()).await?;
     let mut session = AuditSession::open(&config.database_url, &config.topic).await?;
-    look(&mut session, &mut Books::default(), true).await
+    let report = look(&mut session, &mut books, Reach::All).await?;
+    books.compare(&recount.counters, &recount.recounted);
+    Ok(Report { findings: [report.findings, books.recount_findings().to_vec()].concat(), ..report })
+}
+
+/// Adds all reservations up, on a connection of its own: it may take long.
+async fn recount(config: Config) -> Result<Recount, StoreError> {
+    let began = Instant::now();
+    let mut session = AuditSession::open(&config.database_url, &config.topic).await?;
+    let mut snapshot = session.snapshot().await?;
+    let counters = snapshot.counters().await?;
+    let resumes = snapshot.resumes().await?;
+    let recounted = snapshot.recount().await?;
+    snapshot.end().await?;
+    Ok(Recount { counters, recounted, resumes, took: began.elapsed() })
 }
 
 /// One snapshot, read and judged.
-async fn look(session: &mut AuditSession, books: &mut Books, is_recount: bool) -> Result<Report, StoreError> {
+async fn look(session: &mut AuditSession, books: &mut Books, reach: Reach) -> Result<Report, StoreError> {
     let mut snapshot = session.snapshot().await?;
     let counters = snapshot.counters().await?;
-    let (halted, resumes) = snapshot.halted().await?;
-    books.forget_resumed(&halted);
+    books.forget_resumed(&snapshot.resumes().await?);
     let unread = books.unread(&counters);
     if !unread.is_empty() {
-        books.begin_at(snapshot.accepted(&unread).await?);
+        if reach == Reach::Recent {
+            for skus in unread.chunks(limits::AUDIT_SKUS_PER_QUERY) {
+                books.begin_at(snapshot.recent(skus).await?);
+            }
+        }
+        let names: Vec<String> = unread.into_iter().map(|(sku, _)| sku).collect();
+        books.begin_at(snapshot.accepted(&names).await?);
     }
     loop {
         let behind = books.behind(&counters);
@@ -92,6 +132,9 @@ async fn look(session: &mut AuditSession, books: &mut Books, is_recount: bool) -
         }
     }
     let positions = snapshot.positions().await?;
+    if reach == Reach::Recent {
+        books.begin_tiles(&positions);
+    }
     loop {
         let batches = snapshot.batches(&books.batches_behind(&positions)).await?;
         if batches.is_empty() {
@@ -99,27 +142,26 @@ async fn look(session: &mut AuditSession, books: &mut Books, is_recount: bool) -
         }
         batches.iter().for_each(|batch| books.tile(batch));
     }
-    if is_recount {
-        books.compare(&counters, &snapshot.recount().await?);
-    }
     snapshot.end().await?;
     let findings = books.judge(&counters, &positions);
-    Ok(Report { skus: counters.into_iter().map(|sku| sku.sku_id).collect(), findings, resumes })
+    Ok(Report { skus: counters.into_iter().map(|sku| sku.sku_id).collect(), findings })
 }
 
 /// Audits until `stop`. Postgres away is waited for.
 pub async fn run(config: Config, clock: Arc<dyn Clock>, health: Health, stop: CancellationToken) {
+    let mut auditor = Auditor::new(config, clock, stop.clone());
     let mut wait = limits::RECONNECT_WAIT_MIN;
     while !stop.is_cancelled() {
-        let broken = match stop.run_until_cancelled(AuditSession::open(&config.database_url, &config.topic)).await {
+        let opening = AuditSession::open(&auditor.config.database_url, &auditor.config.topic);
+        let broken = match stop.run_until_cancelled(opening).await {
             None => return,
             Some(Err(error)) => error,
             Some(Ok(session)) => {
                 health.0.store(true, Ordering::Relaxed);
                 let began = Instant::now();
-                let ended = Auditor::new(session, Arc::clone(&clock), stop.clone()).lead().await;
+                let ended = auditor.lead(session).await;
                 health.0.store(false, Ordering::Relaxed);
-                gauge!(names::AUDIT_LEADS).set(0.0);
+                auditor.step_down();
                 match ended {
                     Ok(()) => return,
                     Err(error) => {
@@ -139,13 +181,15 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, health: Health, stop: Ca
     }
 }
 
-/// An auditor with its session.
+/// What an auditor remembers, over all its sessions.
 struct Auditor {
-    session: AuditSession,
+    config: Config,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
     books: Books,
+    recounting: Option<JoinHandle<Result<Recount, StoreError>>>,
     recount_at: Instant,
+    recount_wait: Duration,
     /// What was told already and is still so.
     told: BTreeSet<(Subject, Check)>,
     /// SKUs whose gauges were set.
@@ -153,21 +197,23 @@ struct Auditor {
 }
 
 impl Auditor {
-    fn new(session: AuditSession, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
+    fn new(config: Config, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
         Self {
-            session,
+            config,
             clock,
             stop,
             books: Books::default(),
+            recounting: None,
             recount_at: Instant::now(),
+            recount_wait: limits::AUDIT_EVERY,
             told: BTreeSet::new(),
             shown: BTreeSet::new(),
         }
     }
 
     /// Stands by until nobody else leads, then looks every second. Ends well only when told to stop.
-    async fn lead(mut self) -> Result<(), StoreError> {
-        while !self.session.take_lead().await? {
+    async fn lead(&mut self, mut session: AuditSession) -> Result<(), StoreError> {
+        while !session.take_lead().await? {
             gauge!(names::AUDIT_LEADS).set(0.0);
             if self.stop.run_until_cancelled(sleep(limits::AUDIT_EVERY)).await.is_none() {
                 return Ok(());
@@ -177,7 +223,11 @@ impl Auditor {
         tracing::info!("this auditor leads");
         loop {
             let began = Instant::now();
-            self.audit().await?;
+            // Whoever is told to stop in the middle drops the session, and what it was asking.
+            let Some(audited) = self.stop.clone().run_until_cancelled(self.audit(&mut session)).await else {
+                return Ok(());
+            };
+            audited?;
             let pause = limits::AUDIT_EVERY.saturating_sub(began.elapsed());
             if self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 return Ok(());
@@ -185,39 +235,101 @@ impl Auditor {
         }
     }
 
-    async fn audit(&mut self) -> Result<(), StoreError> {
-        let mut report = self.look(Instant::now() >= self.recount_at).await?;
-        if report.findings.iter().any(|finding| !self.told.contains(&finding.key())) {
-            // Once more, from nothing: a restored database looks like one that lost movements.
-            self.books = Books::default();
-            report = self.look(true).await?;
+    /// Another one may lead now: what was shown is its business.
+    fn step_down(&mut self) {
+        if let Some(recounting) = self.recounting.take() {
+            recounting.abort();
         }
-        self.session.halt(&halts_of(&report.findings), report.resumes).await?;
+        for sku in &self.shown {
+            gauge!(names::INVENTORY_OVERSELL, "sku" => sku.clone()).set(0.0);
+            gauge!(names::INVENTORY_DRIFT, "sku" => sku.clone()).set(0.0);
+        }
+        gauge!(names::AUDIT_LEADS).set(0.0);
+        self.books = Books::default();
+        self.told.clear();
+    }
+
+    async fn audit(&mut self, session: &mut AuditSession) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let mut report = look(session, &mut self.books, Reach::Recent).await?;
+        let news: Vec<Subject> =
+            report.findings.iter().filter(|f| self.is_news(f)).map(|f| f.subject.clone()).collect();
+        if !news.is_empty() {
+            // Once more, without what is remembered of them: a restored database looks like one that lost movements.
+            self.books.forget(&news);
+            report = look(session, &mut self.books, Reach::Recent).await?;
+        }
+        histogram!(names::AUDIT_DURATION, "phase" => "fold").record(began.elapsed());
+        self.recount_now_and_then().await;
+        report.findings.extend_from_slice(self.books.recount_findings());
+        session.halt(&self.halts_of(&report.findings)).await?;
         self.tell(&report);
         Ok(())
     }
 
-    async fn look(&mut self, is_recount: bool) -> Result<Report, StoreError> {
-        let began = Instant::now();
-        let report = look(&mut self.session, &mut self.books, is_recount).await?;
-        let took = began.elapsed();
-        let phase = if is_recount { "recount" } else { "fold" };
-        histogram!(names::AUDIT_DURATION, "phase" => phase).record(took);
-        if is_recount {
-            self.recount_at = Instant::now() + recount_wait(took);
+    fn is_news(&self, finding: &Finding) -> bool {
+        !self.told.contains(&finding.key())
+    }
+
+    /// Takes over the recount that has ended, if any, and begins the next one when it is time.
+    async fn recount_now_and_then(&mut self) {
+        if self.recounting.as_ref().is_some_and(JoinHandle::is_finished) {
+            let ended = self.recounting.take().expect("it was there").await;
+            match ended.expect("a recount does not panic, and is aborted only with its auditor") {
+                Ok(recount) => {
+                    histogram!(names::AUDIT_DURATION, "phase" => "recount").record(recount.took);
+                    gauge!(names::AUDIT_LAST_RECOUNT).set(self.seconds_now());
+                    self.recount_wait = recount_wait(recount.took);
+                    // Rows of a SKU that was resumed meanwhile may have been mended since.
+                    if self.books.knows_resumes(&recount.resumes) {
+                        self.books.compare(&recount.counters, &recount.recounted);
+                    } else {
+                        self.recount_wait = Duration::ZERO;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "could not recount the reservations");
+                    self.recount_wait = (self.recount_wait * 2).min(limits::AUDIT_RECOUNT_WAIT_MAX);
+                }
+            }
+            self.recount_at = Instant::now() + self.recount_wait;
         }
-        Ok(report)
+        if self.recounting.is_none() && Instant::now() >= self.recount_at {
+            self.recounting = Some(tokio::spawn(recount(self.config.clone())));
+        }
+    }
+
+    fn seconds_now(&self) -> f64 {
+        self.clock.now() as f64 / 1000.0
+    }
+
+    /// A SKU's findings as its halt tells them.
+    fn halts_of(&self, findings: &[Finding]) -> Vec<Halt> {
+        let mut halts = BTreeMap::new();
+        for finding in findings {
+            if let Subject::Sku(sku) = &finding.subject {
+                // The first reason of each.
+                let reason = || format!("{}: {}", finding.check.name(), finding.detail);
+                halts.entry(sku).or_insert_with(reason);
+            }
+        }
+        let resume_of = |sku: &str| self.books.last_resume(sku);
+        halts
+            .into_iter()
+            .map(|(sku, reason)| Halt { sku_id: sku.clone(), reason, seen_resume: resume_of(sku) })
+            .collect()
     }
 
     fn tell(&mut self, report: &Report) {
         let now: BTreeSet<_> = report.findings.iter().map(Finding::key).collect();
-        for finding in report.findings.iter().filter(|finding| !self.told.contains(&finding.key())) {
+        for finding in report.findings.iter().filter(|finding| self.is_news(finding)) {
             tracing::error!(
                 audit.subject = %finding.subject,
                 audit.check = finding.check.name(),
                 audit.units = finding.units,
+                audit.is_halted = matches!(finding.subject, Subject::Sku(_)),
                 detail = finding.detail,
-                "the books do not add up: the sale of this SKU is halted"
+                "the books do not add up"
             );
             counter!(names::AUDIT_FINDINGS, "check" => finding.check.name()).increment(1);
         }
@@ -226,7 +338,7 @@ impl Auditor {
         }
         self.told = now;
         self.set_gauges(report);
-        gauge!(names::AUDIT_LAST_LOOK).set(self.clock.now() as f64 / 1000.0);
+        gauge!(names::AUDIT_LAST_LOOK).set(self.seconds_now());
     }
 
     /// 0 when fine, so that a missing series means a missing auditor. SKUs beyond [`limits::AUDIT_SKUS_SHOWN_MAX`] share one series.
@@ -234,42 +346,30 @@ impl Auditor {
         for check in Check::ALL {
             counter!(names::AUDIT_FINDINGS, "check" => check.name()).increment(0);
         }
-        let worst = |sku: &str, is_oversell: bool| {
-            let of_sku = report.findings.iter().filter(|f| f.subject == Subject::Sku(sku.to_owned()));
-            of_sku.filter(|f| (f.check == Check::Oversell) == is_oversell).map(|f| f.units).max().unwrap_or(0)
-        };
-        let (mut other_oversell, mut other_drift, mut has_other) = (0, 0, false);
+        let mut worst: BTreeMap<&Subject, (i64, i64)> = BTreeMap::new();
+        for finding in &report.findings {
+            let (oversell, drift) = worst.entry(&finding.subject).or_default();
+            let shown = if finding.check == Check::Oversell { oversell } else { drift };
+            *shown = finding.units.max(*shown);
+        }
+        let (mut others, mut has_others) = ((0, 0), report.skus.is_empty());
         for sku in &report.skus {
-            let (oversell, drift) = (worst(sku, true), worst(sku, false));
+            let (oversell, drift) = worst.get(&Subject::Sku(sku.clone())).copied().unwrap_or_default();
             if self.shown.contains(sku) || self.shown.len() < limits::AUDIT_SKUS_SHOWN_MAX {
                 self.shown.insert(sku.clone());
                 gauge!(names::INVENTORY_OVERSELL, "sku" => sku.clone()).set(oversell as f64);
                 gauge!(names::INVENTORY_DRIFT, "sku" => sku.clone()).set(drift as f64);
             } else {
-                has_other = true;
-                other_oversell = oversell.max(other_oversell);
-                other_drift = drift.max(other_drift);
+                has_others = true;
+                others = (oversell.max(others.0), drift.max(others.1));
             }
         }
         // Without any SKU there must be a series, too.
-        if has_other || report.skus.is_empty() {
-            gauge!(names::INVENTORY_OVERSELL, "sku" => "other").set(other_oversell as f64);
-            gauge!(names::INVENTORY_DRIFT, "sku" => "other").set(other_drift as f64);
+        if has_others {
+            gauge!(names::INVENTORY_OVERSELL, "sku" => "other").set(others.0 as f64);
+            gauge!(names::INVENTORY_DRIFT, "sku" => "other").set(others.1 as f64);
         }
     }
-}
-
-/// A SKU's findings as its halt tells them.
-fn halts_of(findings: &[Finding]) -> Vec<(String, String)> {
-    let sku_of = |finding: &Finding| match &finding.subject {
-        Subject::Sku(sku) => Some((sku.clone(), format!("{}: {}", finding.check.name(), finding.detail))),
-        Subject::Partition(_) => None,
-    };
-    let mut halts: Vec<_> = findings.iter().filter_map(sku_of).collect();
-    halts.sort();
-    // The first reason of each.
-    halts.dedup_by(|later, first| later.0 == first.0);
-    halts
 }
 
 /// How long to wait with the next recount after one that took so long.
@@ -280,6 +380,7 @@ fn recount_wait(took: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
 
     #[test]
     fn a_recount_takes_a_small_share_of_the_time() {
@@ -299,7 +400,11 @@ mod tests {
             finding(sku("b"), Check::Counters, "z"),
             finding(Subject::Partition(0), Check::Batches, "w"),
         ];
-        let expected = [("a".to_owned(), "oversell: y".to_owned()), ("b".to_owned(), "counters: z".to_owned())];
-        assert_eq!(halts_of(&findings), expected);
+        let config = Config { database_url: "".into(), topic: String::new() };
+        let mut auditor = Auditor::new(config, Arc::new(SystemClock), CancellationToken::new());
+        auditor.books.forget_resumed(&BTreeMap::from([("b".to_owned(), 4)]));
+        let halts = auditor.halts_of(&findings);
+        let told: Vec<_> = halts.iter().map(|h| (h.sku_id.as_str(), h.reason.as_str(), h.seen_resume)).collect();
+        assert_eq!(told, [("a", "oversell: y", 0), ("b", "reservations: x", 4)]);
     }
 }

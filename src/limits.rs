@@ -449,8 +449,14 @@ pub const AUDIT_EVERY: Duration = Duration::from_secs(1);
 pub const AUDIT_RECOUNT_SHARE: u32 = 20;
 /// But it waits no longer than this.
 pub const AUDIT_RECOUNT_WAIT_MAX: Duration = Duration::from_secs(600);
-/// One question of the auditor: a recount walks every live reservation.
-pub const AUDIT_DEADLINE: Duration = Duration::from_secs(30);
+/// One question of the auditor's looks.
+pub const AUDIT_DEADLINE: Duration = Duration::from_secs(10);
+/// One recount: it walks every live reservation. Longer would keep the server from tidying up behind the writers.
+pub const AUDIT_RECOUNT_DEADLINE: Duration = Duration::from_secs(60);
+/// Movements of each SKU with which a running auditor begins: some minutes of a hot one, and a second to read.
+pub const AUDIT_MOVEMENTS_BACK: i64 = 10_000;
+/// Offsets of each partition with which it begins.
+pub const AUDIT_OFFSETS_BACK: i64 = 10_000;
 /// After this the server ends the session of an auditor that asks nothing (it is frozen, or its machine is gone), and another one leads.
 pub const AUDIT_SESSION_IDLE_MAX: Duration = Duration::from_secs(15);
 /// SKUs whose movements are read with one question.

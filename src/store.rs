@@ -31,7 +31,7 @@ use crate::clock::Millis;
 use crate::ids::{SkuId, Ticket};
 use crate::inventory::{Sku, Status};
 
-pub use audit::{AuditSession, AuditSnapshot, HaltedSku};
+pub use audit::{AuditSession, AuditSnapshot, Halt, HaltedSku};
 pub use batch::{BatchError, BatchHead, BatchTransaction, SettledHold};
 pub use dead_letters::DeadLetter;
 pub use lists::{ReservationFilter, ReservationPage, UserUnits};

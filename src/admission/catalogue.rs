@@ -95,6 +95,7 @@ impl Catalogue {
             self.inner.lag.observe_position(row.partition, row.position);
         }
         self.replace_halted(&partitions);
+        self.replace_halted_skus(&self.inner.store.load_halted_skus().await?);
         self.refresh_skus().await
     }
 

@@ -144,14 +144,20 @@ pub async fn watch_partitions(
     let mut was_failing = false;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         // Side by side: a database that hangs must not hide that the log grows.
-        let asked = async { tokio::try_join!(store.load_partitions(), store.load_halted_skus()) };
-        let (rows, ()) = tokio::join!(asked, probe_log_ends(catalogue.lag(), &log_ends, &partitions));
+        let (rows, halted_skus, ()) = tokio::join!(
+            store.load_partitions(),
+            store.load_halted_skus(),
+            probe_log_ends(catalogue.lag(), &log_ends, &partitions)
+        );
+        // Each by itself: what the auditor says must not stop those who sell.
+        if let Ok(halted_skus) = halted_skus {
+            catalogue.replace_halted_skus(&halted_skus);
+        }
         match rows {
-            Ok((rows, halted_skus)) => {
+            Ok(rows) => {
                 was_failing = false;
                 partitions = rows.iter().map(|row| row.partition).collect();
                 observe_rows(&catalogue, &rows);
-                catalogue.replace_halted_skus(&halted_skus);
             }
             Err(error) => {
                 warn_once(&error, &mut was_failing);

@@ -3,8 +3,10 @@
 //! A SKU's stock is told three times: by its counters, by the fold of its movements, and by its reservations. All three come from one
 //! snapshot and must agree. Batches must tile the log, and epochs must not go back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
+
+use crate::limits;
 
 /// Stock of a SKU: units in the sale, held and sold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,7 +77,7 @@ pub struct Movement {
     pub balance: Balance,
 }
 
-/// A SKU's stock that an operator accepted when a halt was cleared: the fold begins there.
+/// A SKU's stock at which the fold begins: as an operator accepted it when a halt was cleared, or not long ago.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// The SKU.
@@ -208,36 +210,59 @@ pub struct Books {
     tiles: BTreeMap<i32, Tiles>,
     /// What the last recount found; true until the next one.
     recount: Vec<Finding>,
-    /// SKUs that were halted at the last look.
-    halted: BTreeSet<String>,
+    /// The last time that an operator let each SKU go on.
+    resumes: BTreeMap<String, i64>,
 }
 
 impl Books {
-    /// Takes over which SKUs are halted: one that no longer is was accepted as it is by an operator, and is begun anew.
-    pub fn forget_resumed(&mut self, halted: &[String]) {
-        let halted: BTreeSet<String> = halted.iter().cloned().collect();
-        for sku in self.halted.difference(&halted) {
-            self.skus.remove(sku);
-        }
-        self.halted = halted;
+    /// Takes over who was let go on by an operator: what is remembered of such a SKU is forgotten, its books begin with what was accepted.
+    pub fn forget_resumed(&mut self, resumes: &BTreeMap<String, i64>) {
+        let resumed = resumes.iter().filter(|(sku, id)| self.resumes.get(*sku) != Some(*id));
+        let resumed: Vec<Subject> = resumed.map(|(sku, _)| Subject::Sku(sku.clone())).collect();
+        self.forget(&resumed);
+        self.resumes.clone_from(resumes);
     }
 
-    /// SKUs without a book yet, or whose row has gone back behind it (a restored database).
-    pub fn unread(&mut self, counters: &[Counters]) -> Vec<String> {
+    /// Forgets what is remembered of some SKUs and partitions.
+    pub fn forget(&mut self, subjects: &[Subject]) {
+        for subject in subjects {
+            match subject {
+                Subject::Sku(sku) => drop(self.skus.remove(sku)),
+                Subject::Partition(partition) => drop(self.tiles.remove(partition)),
+            }
+        }
+        self.recount.retain(|finding| !subjects.contains(&finding.subject));
+    }
+
+    /// The number of the last time that an operator let a SKU go on; 0 = never.
+    pub fn last_resume(&self, sku: &str) -> i64 {
+        self.resumes.get(sku).copied().unwrap_or(0)
+    }
+
+    /// Whether these are the resumes that are known.
+    pub fn knows_resumes(&self, resumes: &BTreeMap<String, i64>) -> bool {
+        self.resumes == *resumes
+    }
+
+    /// SKUs without a book yet, or whose row has gone back behind it (a restored database), with their number of movements.
+    pub fn unread(&mut self, counters: &[Counters]) -> Vec<(String, i64)> {
         let mut unread = Vec::new();
         for row in counters {
             if self.skus.get(&row.sku_id).is_none_or(|book| book.number > row.movement_count) {
                 self.skus.remove(&row.sku_id);
-                unread.push(row.sku_id.clone());
+                unread.push((row.sku_id.clone(), row.movement_count));
             }
         }
         unread
     }
 
-    /// Begins books where an operator said so.
-    pub fn begin_at(&mut self, accepted: Vec<Accepted>) {
-        for Accepted { sku_id, number, balance } in accepted {
-            self.skus.insert(sku_id, Book { number, balance, ..Book::default() });
+    /// Begins books at some balance, unless they begin later already.
+    pub fn begin_at(&mut self, starts: Vec<Accepted>) {
+        for Accepted { sku_id, number, balance } in starts {
+            let book = self.skus.entry(sku_id).or_default();
+            if book.number <= number {
+                *book = Book { number, balance, ..Book::default() };
+            }
         }
     }
 
@@ -271,6 +296,14 @@ impl Books {
         book.number = number;
         book.balance = movement.balance;
         book.last_offset = movement.first_offset;
+    }
+
+    /// Begins partitions that are not known with their last [`limits::AUDIT_OFFSETS_BACK`] offsets.
+    pub fn begin_tiles(&mut self, positions: &[(i32, i64)]) {
+        for (partition, position) in positions {
+            let begun = || Tiles { position: (position - limits::AUDIT_OFFSETS_BACK).max(0), ..Tiles::default() };
+            self.tiles.entry(*partition).or_insert_with(begun);
+        }
     }
 
     /// Partitions with batches that are not seen yet, each with the position up to which they are. A position that went back, as in a
@@ -327,9 +360,14 @@ impl Books {
         }
     }
 
-    /// Everything that is wrong now.
+    /// What the last recount found.
+    pub fn recount_findings(&self) -> &[Finding] {
+        &self.recount
+    }
+
+    /// Everything that is wrong now, the last recount apart.
     pub fn judge(&self, counters: &[Counters], positions: &[(i32, i64)]) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = self.recount.clone();
+        let mut findings = Vec::new();
         for row in counters {
             let book = self.skus.get(&row.sku_id).cloned().unwrap_or_default();
             findings.extend(book.broken);

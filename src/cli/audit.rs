@@ -58,7 +58,7 @@ impl Audit {
 /// Exits 0 if all adds up, 1 if not, 2 if nobody can say.
 async fn look(config: &Config, is_json: bool) -> Result<(), Failure> {
     let report = auditor::look_once(&settings_of(config)).await;
-    let Report { skus, findings, .. } = report.map_err(|error| Failure::unknown(super::chain(&error)))?;
+    let Report { skus, findings } = report.map_err(|error| Failure::unknown(super::chain(&error)))?;
     if is_json {
         let found = findings.iter().map(|f| {
             json!({"subject": f.subject.to_string(), "check": f.check.name(), "units": f.units, "detail": f.detail})

@@ -2,6 +2,7 @@
 //!
 //! **A lead is an advisory lock of the session**, as with the relay: one auditor at a time, and a frozen one is ended by the server.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
@@ -24,6 +25,17 @@ pub struct AuditSession {
 pub struct AuditSnapshot<'s> {
     conn: &'s mut PgConnection,
     topic: &'s str,
+}
+
+/// A SKU whose sale is to be stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// The SKU.
+    pub sku_id: String,
+    /// What does not add up.
+    pub reason: String,
+    /// The last time that an operator let it go on, as seen with what does not add up; 0 = never.
+    pub seen_resume: i64,
 }
 
 /// A SKU whose sale the auditor stopped.
@@ -75,27 +87,37 @@ impl AuditSession {
         Ok(AuditSnapshot { conn: &mut self.conn, topic: &self.topic })
     }
 
-    /// Stops the sale of SKUs, each with its reason; of those that are stopped the first reason stays. One that an operator let go on
-    /// after `resumes` were seen is left alone: the next look judges it anew.
+    /// Stops the sale of SKUs; of those that are stopped the first reason stays. One that an operator let go on since is left alone: the
+    /// next look judges it anew.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn halt(&mut self, halts: &[(String, String)], resumes: i64) -> Result<(), StoreError> {
+    pub async fn halt(&mut self, halts: &[Halt]) -> Result<(), StoreError> {
         if halts.is_empty() {
             return Ok(());
         }
-        let (skus, reasons): (Vec<&str>, Vec<&str>) =
-            halts.iter().map(|(sku, why)| (sku.as_str(), why.as_str())).unzip();
-        let query = sqlx::query(
-            "/* halt */ INSERT INTO sku_halt (sku_id, reason) SELECT sku_id, reason FROM unnest($1::text[], $2::text[]) AS found (sku_id, reason)
-             WHERE NOT EXISTS (SELECT FROM sku_resume r WHERE r.id > $3 AND r.sku_id = found.sku_id) ON CONFLICT DO NOTHING",
-        )
-        .bind(skus)
-        .bind(reasons)
-        .bind(resumes);
-        ask("halt SKUs", limits::AUDIT_DEADLINE, query.execute(&mut self.conn)).await.map(drop)
+        let skus: Vec<&str> = halts.iter().map(|halt| halt.sku_id.as_str()).collect();
+        let reasons: Vec<&str> = halts.iter().map(|halt| halt.reason.as_str()).collect();
+        let resumes: Vec<i64> = halts.iter().map(|halt| halt.seen_resume).collect();
+        let conn = &mut self.conn;
+        let halting = async {
+            // Resumes take the same lock, so that each sees what the other did.
+            sqlx::raw_sql(LOCK_HALTS).execute(&mut *conn).await?;
+            let query = sqlx::query(
+                "/* halt */ INSERT INTO sku_halt (sku_id, reason)
+                 SELECT sku_id, reason FROM unnest($1::text[], $2::text[], $3::bigint[]) AS found (sku_id, reason, seen)
+                 WHERE NOT EXISTS (SELECT FROM sku_resume r WHERE r.sku_id = found.sku_id AND r.id > found.seen)
+                 ON CONFLICT DO NOTHING",
+            );
+            query.bind(skus).bind(reasons).bind(resumes).execute(&mut *conn).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut *conn).await.map(drop)
+        };
+        ask("halt SKUs", limits::AUDIT_DEADLINE, halting).await
     }
 }
+
+/// Halts and resumes of SKUs one after the other; nobody who only reads waits.
+const LOCK_HALTS: &str = "BEGIN; LOCK TABLE sku_halt IN SHARE ROW EXCLUSIVE MODE";
 
 impl AuditSnapshot<'_> {
     /// Every SKU's row.
@@ -116,15 +138,34 @@ impl AuditSnapshot<'_> {
         })
     }
 
-    /// SKUs that are halted, and the number of the last time that an operator let one go on.
+    /// The last time that an operator let each SKU go on; most have none.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn halted(&mut self) -> Result<(Vec<String>, i64), StoreError> {
-        let query = sqlx::query_as(
-            "/* audit_halted */ SELECT ARRAY(SELECT sku_id FROM sku_halt), coalesce((SELECT max(id) FROM sku_resume), 0)",
-        );
-        ask("read halted SKUs", limits::AUDIT_DEADLINE, query.fetch_one(&mut *self.conn)).await
+    pub async fn resumes(&mut self) -> Result<BTreeMap<String, i64>, StoreError> {
+        let query = sqlx::query_as("/* audit_resumes */ SELECT sku_id, max(id) FROM sku_resume GROUP BY sku_id");
+        let rows: Vec<(String, i64)> =
+            ask("read resumes of SKUs", limits::AUDIT_DEADLINE, query.fetch_all(&mut *self.conn)).await?;
+        Ok(rows.into_iter().collect())
+    }
+
+    /// The balance of each of these SKUs [`limits::AUDIT_MOVEMENTS_BACK`] movements ago, given their number of movements; those that have
+    /// fewer are left out.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn recent(&mut self, skus: &[(String, i64)]) -> Result<Vec<Accepted>, StoreError> {
+        let (names, counts): (Vec<&str>, Vec<i64>) = skus.iter().map(|(sku, count)| (sku.as_str(), *count)).unzip();
+        let query = sqlx::query(
+            "/* audit_recent */ SELECT m.sku_id, m.number AS movement_count, m.on_hand, m.reserved, m.sold
+             FROM unnest($1::text[], $2::bigint[]) AS book (sku_id, count)
+             JOIN stock_movement m ON m.sku_id = book.sku_id AND m.number = book.count - $3",
+        )
+        .bind(names)
+        .bind(counts)
+        .bind(limits::AUDIT_MOVEMENTS_BACK);
+        let rows = ask("read earlier stock", limits::AUDIT_DEADLINE, query.fetch_all(&mut *self.conn)).await?;
+        read_all(&rows, accepted_of)
     }
 
     /// Where operators let the books of these SKUs begin; most have nothing.
@@ -138,13 +179,7 @@ impl AuditSnapshot<'_> {
         )
         .bind(skus);
         let rows = ask("read accepted stock", limits::AUDIT_DEADLINE, query.fetch_all(&mut *self.conn)).await?;
-        read_all(&rows, |row| {
-            Ok(Accepted {
-                sku_id: row.try_get("sku_id")?,
-                number: row.try_get("movement_count")?,
-                balance: balance_of(row, ["on_hand", "reserved", "sold"])?,
-            })
-        })
+        read_all(&rows, accepted_of)
     }
 
     /// The next movements of some SKUs, each after the number given with it, in order, at most [`limits::AUDIT_MOVEMENTS_PER_SKU`] of each.
@@ -222,13 +257,18 @@ impl AuditSnapshot<'_> {
     /// # Errors
     /// [`StoreError`].
     pub async fn recount(&mut self) -> Result<Vec<Recounted>, StoreError> {
+        let millis = limits::AUDIT_RECOUNT_DEADLINE.as_millis();
+        let patience = sqlx::query("/* audit_recount */ SELECT set_config('statement_timeout', $1, true)")
+            .bind(millis.to_string());
+        ask("begin a recount", limits::AUDIT_DEADLINE, patience.execute(&mut *self.conn)).await?;
         let query = sqlx::query(
             "/* audit_recount */ SELECT r.sku_id,
                coalesce(sum(r.quantity) FILTER (WHERE r.status = 1 AND r.expires_at > s.expired_through), 0)::bigint AS reserved,
                coalesce(sum(r.quantity) FILTER (WHERE r.status = 3), 0)::bigint AS sold
              FROM reservation r JOIN sku s ON s.sku_id = r.sku_id WHERE r.status IN (1, 3) GROUP BY r.sku_id",
         );
-        let rows = ask("recount reservations", limits::AUDIT_DEADLINE, query.fetch_all(&mut *self.conn)).await?;
+        let rows =
+            ask("recount reservations", limits::AUDIT_RECOUNT_DEADLINE, query.fetch_all(&mut *self.conn)).await?;
         read_all(&rows, |row| {
             Ok(Recounted {
                 sku_id: row.try_get("sku_id")?,
@@ -246,6 +286,14 @@ impl AuditSnapshot<'_> {
         let end = sqlx::raw_sql("COMMIT").execute(&mut *self.conn);
         ask("end a look of the auditor", limits::AUDIT_DEADLINE, end).await.map(drop)
     }
+}
+
+fn accepted_of(row: &PgRow) -> Result<Accepted, sqlx::Error> {
+    Ok(Accepted {
+        sku_id: row.try_get("sku_id")?,
+        number: row.try_get("movement_count")?,
+        balance: balance_of(row, ["on_hand", "reserved", "sold"])?,
+    })
 }
 
 fn balance_of(row: &PgRow, [on_hand, reserved, sold]: [&str; 3]) -> Result<Balance, sqlx::Error> {
@@ -294,7 +342,13 @@ impl Store {
         )
         .bind(sku)
         .bind(note);
-        let resumed = ask("let a SKU go on", limits::STATEMENT_DEADLINE, query.execute(&self.pool)).await?;
-        Ok(resumed.rows_affected() == 1)
+        let resuming = async {
+            let mut conn = self.pool.acquire().await?;
+            sqlx::raw_sql(LOCK_HALTS).execute(&mut *conn).await?;
+            let resumed = query.execute(&mut *conn).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut *conn).await?;
+            Ok(resumed.rows_affected() == 1)
+        };
+        ask("let a SKU go on", limits::STATEMENT_DEADLINE, resuming).await
     }
 }

@@ -138,6 +138,8 @@ metrics_table! {
     AUDIT_DURATION = "flashsale.audit.duration", Seconds, Kind::Histogram(AUDIT_LOOK_SECONDS);
     /// When the auditor ended its last look, since 1970.
     AUDIT_LAST_LOOK = "flashsale.audit.last.look.timestamp", Seconds, Kind::Gauge;
+    /// When its last recount of all reservations ended, since 1970.
+    AUDIT_LAST_RECOUNT = "flashsale.audit.last.recount.timestamp", Seconds, Kind::Gauge;
     /// 1 in the process whose auditor leads.
     AUDIT_LEADS = "flashsale.audit.leads", Count, Kind::Gauge;
     /// Tickets below the position without a decision: lost, or made up by a client.
@@ -261,6 +263,7 @@ mod tests {
             "flashsale_audit_findings_total 1",
             "flashsale_audit_duration_seconds_bucket{le=\"1\"} 1",
             "flashsale_audit_last_look_timestamp_seconds 1",
+            "flashsale_audit_last_recount_timestamp_seconds 1",
             "flashsale_audit_leads 1",
             "flashsale_status_not_found_after_ticket_total 1",
             "flashsale_build_info 1",

@@ -126,6 +126,10 @@ async fn a_running_auditor_finds_what_comes_later_and_believes_a_restored_databa
     let db = Database::fresh("t", 1).await;
     let watch = Watch::start(&db);
     history(&db).await;
+    // What is found last shows that everything before was read.
+    db.run("UPDATE sku SET reserved = reserved + 1 WHERE sku_id = 's'").await;
+    wait_for_halts(&db, &["s"]).await;
+    db.run("UPDATE sku SET reserved = reserved - 1 WHERE sku_id = 's'; DELETE FROM sku_halt").await;
     // The whole of its tables goes back to before the last buys, as a backup would be: nothing in it is wrong.
     db.run(
         "BEGIN;
@@ -142,7 +146,6 @@ async fn a_running_auditor_finds_what_comes_later_and_believes_a_restored_databa
     .await;
     assert_eq!(found(&db).await, Vec::<String>::new());
     // What is planted now is found; so the restored tables were looked at, and nothing else was found in them.
-    db.run("UPDATE reservation SET quantity = 2 WHERE sku_id = 't'; UPDATE reservation SET quantity = 1 WHERE sku_id = 't'").await;
     db.run("UPDATE sku SET reserved = reserved + 1 WHERE sku_id = 't'").await;
     wait_for_halts(&db, &["t"]).await;
     watch.end().await;
@@ -212,6 +215,18 @@ async fn what_does_not_add_up_is_not_sold_until_an_operator_says_so() {
     let buys = async || site.post(&all, "u-2", "bad", None, Some(10)).await.status == 200;
     wait_for("it is sold again", SOON, buys).await;
     assert_eq!(site.run(&["audit"]).await.status.code(), Some(0));
+    // It stays so, over looks and recounts that began after it.
+    let last_recount = async || {
+        let metrics = site.client.get(format!("{}/metrics", all.admin)).send().await.expect("answers");
+        let metrics = metrics.text().await.expect("a text");
+        let line = metrics.lines().find(|line| line.starts_with("flashsale_audit_last_recount_timestamp_seconds"));
+        line.and_then(|line| line.split(' ').next_back()?.parse::<f64>().ok()).unwrap_or_default()
+    };
+    for _ in 0..2 {
+        let before = last_recount().await;
+        wait_for("another recount has ended", SOON, async || last_recount().await > before).await;
+    }
+    assert_eq!(site.db.number("SELECT count(*) FROM sku_halt").await, 0);
     assert_eq!(site.db.number("SELECT count(*) FROM sku_resume").await, 2);
     let told = all.lines().iter().filter(|line| line["level"] == "ERROR").count();
     assert!(told > 0, "a person is told");

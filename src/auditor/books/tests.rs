@@ -24,7 +24,8 @@ fn sound() -> (Books, Vec<Counters>) {
 
 /// Checks found, with their units.
 fn found(books: &Books, counters: &[Counters]) -> Vec<(Check, i64)> {
-    books.judge(counters, &[]).into_iter().map(|finding| (finding.check, finding.units)).collect()
+    let all = books.judge(counters, &[]).into_iter().chain(books.recount_findings().to_vec());
+    all.map(|finding| (finding.check, finding.units)).collect()
 }
 
 #[test]
@@ -82,12 +83,19 @@ fn reservations_and_counters_agree() {
 #[test]
 fn a_book_begins_where_an_operator_said_so() {
     let (mut books, rows) = sound();
-    books.forget_resumed(&["s".to_owned()]);
-    assert_eq!(books.unread(&rows), Vec::<String>::new());
-    books.forget_resumed(&[]);
-    assert_eq!(books.unread(&rows), ["s"], "it was resumed");
-    books.begin_at(vec![Accepted { sku_id: "s".into(), number: 2, balance: balance(10, 3, 0) }]);
-    assert_eq!(books.behind(&rows), []);
+    books.compare(&rows, &[]);
+    books.forget_resumed(&BTreeMap::new());
+    assert_eq!(books.unread(&rows), []);
+    assert_eq!(books.recount_findings().len(), 1);
+    books.forget_resumed(&BTreeMap::from([("s".to_owned(), 1), ("t".to_owned(), 2)]));
+    assert_eq!(books.unread(&rows), [("s".to_owned(), 2)], "it was resumed");
+    assert_eq!(books.recount_findings(), [], "what was counted before may be mended");
+    assert_eq!((books.last_resume("s"), books.last_resume("u")), (1, 0));
+    let start = |number, reserved| Accepted { sku_id: "s".into(), number, balance: balance(10, reserved, 0) };
+    books.begin_at(vec![start(1, 0)]);
+    books.begin_at(vec![start(2, 3)]);
+    books.begin_at(vec![start(1, 9)]);
+    assert_eq!(books.behind(&rows), [], "the latest start counts");
     assert_eq!(found(&books, &rows), []);
 }
 
@@ -95,10 +103,22 @@ fn a_book_begins_where_an_operator_said_so() {
 fn a_restored_database_is_read_anew() {
     let (mut books, _) = sound();
     let restored = counters(balance(10, 0, 0), 1);
-    assert_eq!(books.unread(&restored), ["s"]);
+    assert_eq!(books.unread(&restored), [("s".to_owned(), 1)]);
     assert_eq!(books.behind(&restored), [("s".to_owned(), 0)]);
     books.tile(&Batch { partition: 0, first_offset: 0, position: 9, epoch: 4 });
     assert_eq!(books.batches_behind(&[(0, 5)]), [(0, 0)]);
+}
+
+#[test]
+fn what_is_forgotten_begins_anew() {
+    let (mut books, rows) = sound();
+    books.fold(&movement(5, 9, balance(0, 0, 0), balance(10, 3, 0)));
+    books.tile(&Batch { partition: 0, first_offset: 0, position: 5, epoch: 1 });
+    books.forget(&[Subject::Sku("s".into()), Subject::Partition(0)]);
+    assert_eq!(books.unread(&rows), [("s".to_owned(), 2)]);
+    let far = limits::AUDIT_OFFSETS_BACK + 7;
+    books.begin_tiles(&[(0, far), (1, 3)]);
+    assert_eq!(books.batches_behind(&[(0, far), (1, 3)]), [(0, 7), (1, 0)]);
 }
 
 #[test]
