@@ -1,8 +1,10 @@
 //! The crowd, made: offers requests at a rate that was fixed before, follows every one that was accepted to its decision, and says whether
 //! what it saw from outside can be true.
 //!
-//! **Open model**: request `n` is due at `n / rate`, whatever became of the others, and its latency counts from when it was due: a service
-//! that stalls is not asked less. Buyers are patient: what may have been lost, or is refused for now, is sent again with the same key.
+//! **Open model, within the connections**: request `n` is due at `n / rate`, whatever became of the others, and its latency counts from when it
+//! was due, also if no connection was free then. Buyers are patient: what may have been lost, or is refused for now, is sent again with the
+//! same key, on the same connection; so a service that refuses everybody for now is asked by as many buyers as there are connections, and
+//! whoever comes too late for that is counted as failed, not as sent.
 
 mod connection;
 mod report;
@@ -18,7 +20,7 @@ use crate::ids;
 use crate::limits;
 use connection::{Answer, Connection};
 pub use report::Report;
-use report::{Decision, Fate};
+use report::{Decision, Fate, Stock};
 
 /// What to offer.
 #[derive(Clone, Debug)]
@@ -92,7 +94,7 @@ async fn buy(connection: &mut Connection, plan: &Plan, run: &str, number: u64, d
     let key = format!("load-{run}-{number}");
     let give_up = due + plan.patience;
     let mut fate = Fate::default();
-    loop {
+    while Instant::now() < give_up {
         let answer = timeout_at(give_up, connection.post("/v1/reservations", &key, &body)).await;
         match answer {
             Ok(Ok(Answer { status: 200 | 202, body, .. })) => {
@@ -120,11 +122,9 @@ async fn buy(connection: &mut Connection, plan: &Plan, run: &str, number: u64, d
             }
             Err(_) => connection.close(),
         }
-        if Instant::now() >= give_up {
-            fate.latency = due.elapsed();
-            return fate;
-        }
     }
+    fate.latency = due.elapsed();
+    fate
 }
 
 /// Answers that ask to come again with the same key.
@@ -157,13 +157,18 @@ async fn decision(connection: &mut Connection, plan: &Plan, status_url: &str) ->
     Decision::Undecided
 }
 
-/// The SKU as buyers see it: units in the sale, held, sold.
-async fn stock_of(plan: &Plan) -> Option<[i64; 3]> {
+/// The SKU as buyers see it.
+async fn stock_of(plan: &Plan) -> Option<Stock> {
     let mut connection = Connection::to(&plan.target);
     let answer = connection.get(&format!("/v1/skus/{}", plan.sku)).await.ok()?;
     let body: Value = serde_json::from_str(&answer.body).ok()?;
     let number = |member: &str| body[member].as_i64();
-    Some([number("on_hand")?, number("reserved")?, number("sold")?])
+    Some(Stock {
+        on_hand: number("on_hand")?,
+        reserved: number("reserved")?,
+        sold: number("sold")?,
+        hold_seconds: number("hold_seconds")?,
+    })
 }
 
 fn text(body: &str, member: &str) -> Option<String> {
