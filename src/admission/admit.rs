@@ -142,7 +142,8 @@ impl Case<'_> {
                     Some(units) if units <= units_max.into() => {
                         return self.publish(Try::Unchecked).unwrap_or(Admitted::Refused(Refusal::UnknownSku));
                     }
-                    confirmed => confirmed.unwrap_or(decided),
+                    // What was confirmed may be a minute old, and a cancel since is known to Redis at once.
+                    confirmed => confirmed.map_or(decided, |units| units.min(decided)),
                 }
             }
             // Refused for the undecided units as well, or for its quantity alone.
