@@ -49,6 +49,9 @@ const PUBLISH_SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 5
 const AUDIT_LOOK_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 const PUBLISH_SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0];
 
+/// Counters without labels, which begin at 0: a panel shows 0 and not nothing, and `increase` sees their first event.
+const FROM_ZERO: &[&str] = &[FENCED, PRECHECK_BYPASSED, TICKS_SENT, DEAD_LETTERS, STATUS_NOT_FOUND_AFTER_TICKET];
+
 /// Makes a constant per metric and the table of them all; the doc comment is the description.
 macro_rules! metrics_table {
     ($(#[doc = $description:literal] $constant:ident = $name:literal, $unit:ident, $kind:expr;)+) => {
@@ -157,6 +160,7 @@ pub fn install() -> Result<PrometheusHandle, metrics::SetRecorderError<Prometheu
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)?;
     describe_all();
+    FROM_ZERO.iter().for_each(|name| metrics::counter!(*name).increment(0));
     metrics::gauge!(BUILD_INFO, "version" => super::VERSION, "commit" => super::REVISION).set(1.0);
     Ok(handle)
 }
