@@ -32,6 +32,7 @@ main() {
   use_rust
   step shell_scripts
   step compose_file
+  step "$ROOT/scripts/monitoring.sh" check
   step cargo fmt --check
   step dependencies
   step cargo clippy --all-targets --locked -- -D warnings

@@ -2,7 +2,8 @@
 # Sets up what is missing to build, run and test flashsale; takes a second when nothing is.
 #
 #   setup.sh          a C toolchain, Rust, and the servers for services.sh: Postgres, Redis, Kafka (jars, in the cache)
-#   setup.sh check    also the tools of `make check`
+#   setup.sh test     also what tests start: Prometheus and Alertmanager
+#   setup.sh check    and the tools of `make check`
 #
 # A server whose address is in the environment (DATABASE_URL, REDIS_URL, KAFKA_BROKERS) is not needed here and not demanded.
 # Downloads go to ${FLASHSALE_CACHE:-~/.cache/flashsale}; Debian packages are installed as root or by sudo, if that asks nothing.
@@ -40,7 +41,7 @@ java_package() { # a good one of those that this release of Debian or Ubuntu has
   done
   echo default-jre-headless
 }
-missing_packages() { # [check]: one a line
+missing_packages() { # [test|check]: one a line
   have cc && have c++ && have make || echo build-essential
   have pkg-config || echo pkg-config
   have perl || echo perl
@@ -50,6 +51,10 @@ missing_packages() { # [check]: one a line
   if [ -z "${KAFKA_BROKERS:-}" ]; then
     java_is_new_enough || echo openjdk-17-jre-headless
     [ -d "$KAFKA_HOME/lib" ] || have mvn || echo maven
+  fi
+  if [ -n "${1:-}" ]; then
+    have prometheus && have promtool || echo prometheus
+    { have prometheus-alertmanager || have alertmanager; } && have amtool || echo prometheus-alertmanager
   fi
   if [ "${1:-}" = check ]; then
     have shellcheck || echo shellcheck
@@ -70,7 +75,7 @@ install_packages() { # packages...
   quietly "apt-get install $*" as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
 }
-packages() { # [check]
+packages() { # [test|check]
   local missing
   mapfile -t missing < <(missing_packages "$@")
   [ "${#missing[@]}" -gt 0 ] || return 0

@@ -36,7 +36,7 @@ cleanup() {
 main() {
   # Never the servers of the caller: tests create, break and drop things.
   unset DATABASE_URL REDIS_URL KAFKA_BROKERS
-  "$ROOT/scripts/setup.sh"
+  "$ROOT/scripts/setup.sh" test
   use_rust
   cargo test --locked --no-run "$@" # before the servers: they would only wait
 
