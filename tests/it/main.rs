@@ -1,11 +1,12 @@
 //! The integration tests: one binary, one module per topic, so that everything links once.
 //!
-//! Modules named after pure code (`decide_*`, `wire_*`, `tidy`) need nothing. All others ask real services, named by `DATABASE_URL`,
+//! Modules named after pure code (`decide_*`, `wire_*`, `tidy`) and `monitoring` need nothing. All others ask real services, named by `DATABASE_URL`,
 //! `REDIS_URL` and `KAFKA_BROKERS` (`make test` sets them); each test makes itself a fresh schema, topic and key prefix.
 
 mod admission_catalogue;
 mod admission_flow;
 mod admission_hints;
+mod alarms;
 mod auditor;
 mod cli_commands;
 mod consumer_effects;
@@ -35,6 +36,7 @@ mod http_reservations;
 mod http_server;
 mod ingress_publish;
 mod kafka_log;
+mod monitoring;
 mod outbox_brokers;
 mod outbox_bytes;
 mod outbox_faults;

@@ -23,3 +23,4 @@ pub mod second_model;
 pub mod services;
 pub mod site;
 pub mod wait;
+pub mod watching;

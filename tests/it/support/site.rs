@@ -96,7 +96,13 @@ impl Site {
 
     /// Starts `api`, `consumer`, `relay` or `all` and waits until it is ready.
     pub async fn start(&self, role: &str) -> Process {
-        let mut process = self.spawn(&[role]);
+        self.start_with(&[role]).await
+    }
+
+    /// The same with arguments, the role first; also `audit --watch`.
+    pub async fn start_with(&self, args: &[&str]) -> Process {
+        let role = args[0];
+        let mut process = self.spawn(args);
         process.admin = process.wait_for_address("admin.addr").await;
         if ["api", "all"].contains(&role) {
             process.public = process.wait_for_address("http.addr").await;
