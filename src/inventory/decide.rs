@@ -142,7 +142,7 @@ impl State {
         self.known_keys.contains(&command.id()) || command.key_id().is_some_and(is_taken)
     }
 
-    /// Keeps the id and the key id of a command whose answer stands for ever. (A reservation is here whole, a poisoned id is kept by itself.)
+    /// Keeps the id and the key id of a command whose answer stands for ever. (A reservation is here whole.)
     fn remember(&mut self, command: &Command, verdict: &Verdict) {
         let is_forgotten = match verdict {
             Verdict::Refused(refusal) => !refusal.is_remembered(),
@@ -172,10 +172,10 @@ impl State {
         released
     }
 
-    /// A poisoned id is known, whatever kind of command would come with it.
+    /// A reservation with a poisoned id was answered REJECTED, and stays so. Any other command burns nothing: sent again it is decided anew.
+    /// (Whether it was a reserve can't always be read. No other command's id is ever a reservation's.)
     fn poison(&mut self, id: Option<Uuid>, reason: PoisonReason) -> Verdict {
         self.known_reservations.extend(id);
-        self.known_commands.extend(id);
         Verdict::Poison(reason)
     }
 

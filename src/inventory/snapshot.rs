@@ -23,7 +23,7 @@ pub struct Snapshot {
     /// Reservations that have their decision, and poisoned commands. May leave out an id that the store refuses to write twice, if every
     /// SKU of the batch is here.
     pub known_reservations: BTreeSet<Uuid>,
-    /// Commands that are no reserves and have a decision that stands, and poisoned commands. Whatever a command of the batch carries as its
+    /// Commands that are no reserves and have a decision that stands. Whatever a command of the batch carries as its
     /// id **or its key id** ([`Command::key_id`]) must be looked up here and in [`Self::known_keys`].
     ///
     /// [`Command::key_id`]: super::Command::key_id

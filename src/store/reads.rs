@@ -63,7 +63,8 @@ impl Store {
     }
 
     /// The decisions of commands by id and ticket (at most [`limits::STATUS_READ_MAX`]), in the order of the questions; `None` = not decided
-    /// yet (or the id is another one). A repeat of a decided command finds the first one's row by id.
+    /// yet (or the id is another one). A repeat of a decided command finds the first one's row by id. Poison is found by its ticket alone: it
+    /// burns no command's id, so it says nothing about a repeat.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -90,7 +91,8 @@ impl Store {
                    SELECT requested_id, reservation_id, kind, sku_id, result, detail_1, detail_2, detail_3, fingerprint, 1
                    FROM command WHERE command_id = a.id
                    UNION ALL
-                   SELECT command_id, NULL, '', '', reason, NULL, NULL, NULL, NULL, 2 FROM poison WHERE command_id = a.id
+                   SELECT command_id, NULL, '', '', reason, NULL, NULL, NULL, NULL, 2 FROM poison
+                   WHERE (partition, log_offset, log_index) = (a.partition, a.log_offset, a.log_index) AND command_id = a.id
                    ORDER BY choice LIMIT 1) c",
             )
             .bind(ids)

@@ -88,16 +88,17 @@ fn decide_knows_a_key_with_a_reference_and_without() {
 }
 
 #[test]
-fn decide_takes_poison_for_a_use_of_its_name_and_not_of_its_key() {
+fn decide_takes_poison_for_no_use_of_a_name_or_a_key() {
     check(
         "adjust ref1 A by=1 key=k -> NOT_HERE
          adjust j    A by=1       -> NOT_HERE
          configure c1 A seen=0 on_hand=1 -> CREATED version=1
+         adjust ref1 A by=1 key=k -> ADJUSTED on_hand=2 reserved=0 sold=0
          adjust ref1 A by=1 key=k -> DUPLICATE
-         adjust ref2 A by=1 key=j -> IDEMPOTENCY_KEY_REUSED
-         adjust ref2 A by=1 key=k -> ADJUSTED on_hand=2 reserved=0 sold=0
+         adjust ref2 A by=1 key=j -> ADJUSTED on_hand=3 reserved=0 sold=0
          bytes x -> MALFORMED
-         adjust ref3 A by=1 key=x -> IDEMPOTENCY_KEY_REUSED",
+         adjust ref3 A by=1 key=x -> ADJUSTED on_hand=4 reserved=0 sold=0
+         adjust x    A by=1       -> IDEMPOTENCY_KEY_REUSED",
     );
     // A SKU that is not here is poison before anything is asked.
     check(

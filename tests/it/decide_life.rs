@@ -371,9 +371,9 @@ fn decide_dedupes_commands_by_id_alone_and_apart_from_reservations() {
          k1 u1 A 1 -> RESERVED
          cancel  r2 r2 A -> CANCELLED
          bytes k9 -> MALFORMED
-         cancel k9 k1 A -> DUPLICATE
+         cancel k9 k1 A -> CANCELLED
          k9 u1 A 1 -> DUPLICATE
-         k1 is RESERVED version=1 until=10000",
+         k1 is CANCELLED version=2 until=10000 changed=0",
     );
 }
 
@@ -407,7 +407,7 @@ fn decide_knows_a_reservation_that_another_command_of_the_batch_names() {
 fn decide_refuses_a_command_for_a_sku_that_is_not_here_as_poison() {
     check(
         "confirm k1 r1 A p -> NOT_HERE
-         confirm k1 r1 A p -> DUPLICATE
+         confirm k1 r1 A p -> NOT_HERE
          cancel k2 r1 A -> NOT_HERE
          extend k3 r1 A 1 -> NOT_HERE
          adjust k4 A by=1 -> NOT_HERE
@@ -416,8 +416,11 @@ fn decide_refuses_a_command_for_a_sku_that_is_not_here_as_poison() {
          tick A -> NOT_HERE
          tick A -> NOT_HERE
          configure c1 A seen=0 on_hand=1 -> CREATED version=1
-         cancel k2 r1 A -> DUPLICATE
-         cancel k9 r1 A -> NOT_RESERVED_YET",
+         cancel k2 r1 A -> NOT_RESERVED_YET
+         r1 u1 A 1 -> RESERVED
+         bytes k1 -> MALFORMED
+         confirm k1 r1 A p -> CONFIRMED
+         confirm k1 r1 A p -> DUPLICATE",
     );
 }
 

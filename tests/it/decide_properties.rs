@@ -87,9 +87,11 @@ proptest! {
         let due: Vec<Logged> = store.skus.keys().map(|sku| tick(sku, store.log_time)).collect();
         store.run(&due);
         let after = store.clone();
-        // A refusal that occupies no id: sent again it is a new try, so it is no part of this.
-        let is_final = |(_, decision): &(&Logged, &Decision)| {
-            !matches!(&decision.verdict, Verdict::Refused(refusal) if !refusal.is_remembered())
+        // A refusal that occupies no id: sent again it is a new try, so it is no part of this. Nor is a poisoned command that is no reserve.
+        let is_final = |(logged, decision): &(&Logged, &Decision)| match (&decision.verdict, &logged.command) {
+            (Verdict::Refused(refusal), _) => refusal.is_remembered(),
+            (Verdict::Poison(_), Ok(command)) => matches!(command, Command::Reserve(_) | Command::Tick(_)),
+            _ => true,
         };
         let finals: Vec<Logged> = log.iter().zip(&decisions).filter(is_final).map(|(logged, _)| logged.clone()).collect();
         let suffix = &finals[from.index(finals.len() + 1)..];

@@ -459,8 +459,8 @@ fn decide_lets_a_refused_configure_burn_no_id() {
 fn decide_does_not_configure_a_sku_that_is_pinned_elsewhere() {
     check(
         "configure c1 A seen=0 on_hand=5 pin=1 -> NOT_HERE
-         configure c1 A seen=0 on_hand=5 pin=0 -> DUPLICATE
-         r1 u1 A 1 -> NOT_HERE",
+         configure c1 A seen=0 on_hand=5 pin=0 -> CREATED version=1
+         r1 u1 A 1 -> RESERVED",
     );
     check(
         "sku A on_hand=9 limit=1

@@ -104,7 +104,7 @@ pub(super) async fn load_targets(
 ///
 /// Those of reservations only if `is_careful`: else the primary key finds out. Those of commands always, and each among ids **and** key ids:
 /// one may be the other's, which no unique index would notice. Both are looked up over all partitions, as the keys are: an id that somebody
-/// used for two SKUs is a duplicate, not a violated key that halts the second. Poison of another partition says nothing here: a copy that
+/// used for two SKUs is a duplicate, not a violated key that halts the second. Poison makes only reservations known. That of another partition says nothing here: a copy that
 /// was sent to the wrong one must not make the right one a duplicate.
 pub(super) async fn load_known(
     conn: &mut PgConnection,
@@ -136,14 +136,13 @@ pub(super) async fn load_known(
             };
         }
     }
-    if has_poison {
+    if has_poison && !asked.reservations.is_empty() {
         let sql = "/* load_known */ SELECT command_id FROM poison
                    WHERE command_id = ANY($1) AND command_id IS NOT NULL AND partition = $2";
-        let ids: Vec<Uuid> = asked.reservations.union(&asked.commands).copied().collect();
+        let ids: Vec<Uuid> = asked.reservations.iter().copied().collect();
         let question = sqlx::query_scalar(sql).bind(ids).bind(smallint(partition)).fetch_all(conn);
         let poisoned: Vec<Uuid> = ask("load poisoned ids", limits::STATEMENT_DEADLINE, question).await?;
-        known.reservations.extend(&poisoned);
-        known.commands.extend(&poisoned);
+        known.reservations.extend(poisoned);
     }
     Ok(known)
 }

@@ -149,7 +149,7 @@ impl MemoryStore {
                 snapshot.known_reservations.insert(id);
             }
             for id in [Some(id), command.key_id()].into_iter().flatten() {
-                if self.poison_ids.contains(&id) || self.command_ids.contains(&id) {
+                if self.command_ids.contains(&id) {
                     snapshot.known_commands.insert(id);
                 }
                 if self.key_ids.contains(&id) {

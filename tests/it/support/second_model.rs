@@ -53,15 +53,15 @@ fn is_nowhere(past: &[Said], command: &Command) -> bool {
     !matches!(command, Command::Configure(_)) && accepted_configures(past, command.sku()).is_empty()
 }
 
-/// A reservation's id and a command's are two things; poison, whatever it was, uses up both. Ticks may be repeated for ever.
+/// A reservation's id and a command's are two things; poison, whatever it was, uses up a reservation's. Ticks may be repeated for ever.
 fn is_used_up(past: &[Said], command: &Command) -> bool {
     if matches!(command, Command::Tick(_)) {
         return false;
     }
     let makes_a_reservation = |c: &Command| matches!(c, Command::Reserve(_));
     past.iter().any(|(logged, _, verdict)| match (&logged.command, verdict) {
-        (Err(unfit), _) => unfit.id == Some(command.id()),
-        (Ok(earlier), Verdict::Poison(_)) => earlier.id() == command.id(),
+        (Err(unfit), _) => makes_a_reservation(command) && unfit.id == Some(command.id()),
+        (Ok(earlier), Verdict::Poison(_)) => makes_a_reservation(command) && earlier.id() == command.id(),
         (Ok(Command::Tick(_)), _) | (Ok(_), Verdict::Duplicate) => false,
         (Ok(earlier), Verdict::Refused(refusal)) => {
             stands_for_ever(refusal) && !makes_a_reservation(command) && earlier.id() == command.id()
@@ -90,8 +90,7 @@ fn had_its_key(past: &[Said], command: &Command) -> bool {
     let mine = names_of_key(command);
     past.iter().any(|(logged, _, verdict)| {
         let theirs = match (&logged.command, verdict) {
-            (Err(unfit), _) => unfit.id.into_iter().collect(),
-            (Ok(earlier), Verdict::Poison(_)) => vec![earlier.id()],
+            (_, Verdict::Poison(_)) | (Err(_), _) => vec![],
             (Ok(Command::Reserve(_) | Command::Tick(_)), _) | (Ok(_), Verdict::Duplicate) => vec![],
             (Ok(_), Verdict::Refused(refusal)) if !stands_for_ever(refusal) => vec![],
             (Ok(earlier), _) => names_of_key(earlier),
