@@ -58,6 +58,9 @@ pub enum StoreError {
         /// What was attempted.
         attempt: &'static str,
     },
+    /// The database has no tables of ours: `flashsale migrate` has not run, or is running.
+    #[error("the database has no tables yet: `flashsale migrate` makes them")]
+    NotMigrated,
     /// A row that this build can't read.
     #[error("unreadable row: {what}")]
     Unreadable {

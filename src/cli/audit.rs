@@ -10,7 +10,7 @@ use super::{Failure, pretty, print, serve};
 use crate::auditor::{self, Report};
 use crate::clock::SystemClock;
 use crate::config::{Config, Needs};
-use crate::http::{self, Health, Operations};
+use crate::http::{self, Flag, Health, Operations};
 use crate::limits;
 use crate::shutdown;
 use crate::store::Store;
@@ -85,11 +85,12 @@ async fn watch(store: Store, config: &Config) -> Result<(), Failure> {
     let mut supervisor = Supervisor::new();
     let background = supervisor.group();
     background.spawn_infallible("metrics upkeep", metrics::run_upkeep(recorder.clone(), background.stop()));
-    background.spawn("schema check", serve::check_schema(store, background.stop()));
+    let schema_checked = Flag::default();
+    background.spawn("schema check", serve::check_schema(store, schema_checked.clone(), background.stop()));
     let (auditing, health) = (supervisor.group(), auditor::Health::default());
     start(config, health.clone(), &auditing);
     let admin = supervisor.group();
-    let operations = Operations { health: probes(stop.clone(), health), metrics: recorder };
+    let operations = Operations { health: probes(stop.clone(), schema_checked, health), metrics: recorder };
     let router = http::admin_router(operations, None, config.admin_token.clone());
     admin.spawn_infallible("admin listener", http::serve(listener, router, admin.stop(), limits::ADMIN_DRAIN_DEADLINE));
     tracing::info!(admin.addr = %address, "serving operators");
@@ -113,8 +114,16 @@ fn settings_of(config: &Config) -> auditor::Config {
     auditor::Config { database_url: config.database().into(), topic: config.topic.clone() }
 }
 
-fn probes(stop: CancellationToken, auditor: auditor::Health) -> Health {
-    Health { stop, ingress: None, catalogue_loaded: None, consumer: None, relay: None, auditor: Some(auditor) }
+fn probes(stop: CancellationToken, schema_checked: Flag, auditor: auditor::Health) -> Health {
+    Health {
+        stop,
+        schema_checked: Some(schema_checked),
+        ingress: None,
+        catalogue_loaded: None,
+        consumer: None,
+        relay: None,
+        auditor: Some(auditor),
+    }
 }
 
 async fn show_halts(store: &Store, is_json: bool) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::process::Supervisor;
 use super::{Failure, pretty, print, serve};
 use crate::config::{Config, Needs};
-use crate::http::{self, Health, Operations};
+use crate::http::{self, Flag, Health, Operations};
 use crate::limits;
 use crate::outbox::relay;
 use crate::shutdown;
@@ -63,11 +63,12 @@ async fn run_relay(store: Store, config: &Config) -> Result<(), Failure> {
     let mut supervisor = Supervisor::new();
     let background = supervisor.group();
     background.spawn_infallible("metrics upkeep", metrics::run_upkeep(recorder.clone(), background.stop()));
-    background.spawn("schema check", serve::check_schema(store, background.stop()));
+    let schema_checked = Flag::default();
+    background.spawn("schema check", serve::check_schema(store, schema_checked.clone(), background.stop()));
     let (relaying, health) = (supervisor.group(), relay::Health::default());
     serve::start_relay(config, health.clone(), &relaying);
     let admin = supervisor.group();
-    let operations = Operations { health: probes(stop.clone(), health), metrics: recorder };
+    let operations = Operations { health: probes(stop.clone(), schema_checked, health), metrics: recorder };
     let router = http::admin_router(operations, None, config.admin_token.clone());
     admin.spawn_infallible("admin listener", http::serve(listener, router, admin.stop(), limits::ADMIN_DRAIN_DEADLINE));
     tracing::info!(admin.addr = %address, "serving operators");
@@ -81,8 +82,16 @@ async fn run_relay(store: Store, config: &Config) -> Result<(), Failure> {
     ended
 }
 
-fn probes(stop: CancellationToken, relay: relay::Health) -> Health {
-    Health { stop, ingress: None, catalogue_loaded: None, consumer: None, relay: Some(relay), auditor: None }
+fn probes(stop: CancellationToken, schema_checked: Flag, relay: relay::Health) -> Health {
+    Health {
+        stop,
+        schema_checked: Some(schema_checked),
+        ingress: None,
+        catalogue_loaded: None,
+        consumer: None,
+        relay: Some(relay),
+        auditor: None,
+    }
 }
 
 async fn show_parked(store: &Store, is_json: bool) -> Result<(), Failure> {

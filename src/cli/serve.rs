@@ -83,7 +83,8 @@ pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
     let shared = Shared::new(config)?;
     let background = supervisor.group();
     background.spawn_infallible("metrics upkeep", metrics::run_upkeep(recorder.clone(), background.stop()));
-    background.spawn("schema check", check_schema(shared.store.clone(), background.stop()));
+    let schema_checked = Flag::default();
+    background.spawn("schema check", check_schema(shared.store.clone(), schema_checked.clone(), background.stop()));
 
     let public = supervisor.group();
     let api = public_listener.map(|(listener, address)| {
@@ -111,6 +112,7 @@ pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
 
     let health = Health {
         stop: stop.clone(),
+        schema_checked: Some(schema_checked),
         ingress: api.as_ref().map(|api| api.ingress.clone()),
         catalogue_loaded: api.as_ref().map(|api| api.catalogue_loaded.clone()),
         consumer: consumer_health,
@@ -240,26 +242,25 @@ async fn ingress_failure(ingress: Ingress, stop: CancellationToken) -> Result<()
     }
 }
 
-/// Refuses to work on tables that this build was not made for, as soon as Postgres can be asked.
-pub(super) async fn check_schema(store: Store, stop: CancellationToken) -> Result<(), StoreError> {
-    let mut was_told = false;
+/// Refuses to work on tables that this build was not made for, as soon as Postgres can be asked. Waits for tables that are not made yet:
+/// in a cluster everything is started at once. Until `is_checked` the process is not ready.
+pub(super) async fn check_schema(store: Store, is_checked: Flag, stop: CancellationToken) -> Result<(), StoreError> {
+    let mut told = None;
     loop {
-        match store.check_schema().await {
+        let why = match store.check_schema().await {
             Ok(()) => {
+                is_checked.set(true);
                 stop.cancelled().await;
                 return Ok(());
             }
             Err(error @ StoreError::Unreadable { .. }) => return Err(error),
-            Err(error) => {
-                if !was_told {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "could not check the schema, trying again"
-                    );
-                }
-                was_told = true;
-            }
+            Err(error @ StoreError::NotMigrated) => (error, "waiting for `flashsale migrate`"),
+            Err(error) => (error, "could not check the schema, trying again"),
+        };
+        if told != Some(why.1) {
+            tracing::warn!(error = &why.0 as &dyn std::error::Error, "{}", why.1);
         }
+        told = Some(why.1);
         if stop.run_until_cancelled(tokio::time::sleep(limits::RECONNECT_WAIT_MAX)).await.is_none() {
             return Ok(());
         }

@@ -109,6 +109,7 @@ impl Partition {
     /// Claims, however long Postgres is away; `None` = stopped.
     async fn claim(&self) -> Option<(Writer, Claim)> {
         let mut wait = limits::RECONNECT_WAIT_MIN;
+        let mut had_no_row = false;
         loop {
             self.progress.begin(Doing::Claim);
             let claimed = tokio::select! {
@@ -120,7 +121,7 @@ impl Partition {
                     self.progress.claimed(claim.position);
                     return Some((writer, claim));
                 }
-                Err(error @ ClaimError::NoRow(_)) => {
+                Err(error @ ClaimError::NoRow(_)) if had_no_row => {
                     tracing::error!(
                         kafka.partition = self.partition,
                         error = &error as &dyn std::error::Error,
@@ -129,6 +130,10 @@ impl Partition {
                     wait = limits::RECONNECT_WAIT_MAX;
                 }
                 Err(error) => {
+                    // `flashsale migrate` may be between the tables and their rows just now.
+                    if matches!(error, ClaimError::NoRow(_)) {
+                        (had_no_row, wait) = (true, limits::RECONNECT_WAIT_MAX);
+                    }
                     tracing::warn!(
                         kafka.partition = self.partition,
                         error = &error as &dyn std::error::Error,

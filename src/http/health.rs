@@ -39,6 +39,8 @@ impl Flag {
 pub struct Health {
     /// Cancelled = the process is stopping.
     pub stop: CancellationToken,
+    /// The tables are those that this build was made for.
+    pub schema_checked: Option<Flag>,
     /// API: requests can be published.
     pub ingress: Option<Ingress>,
     /// API: the catalogue was loaded once.
@@ -72,6 +74,9 @@ impl Health {
 
     fn start(&self) -> Vec<CheckView> {
         let mut checks = Vec::new();
+        if let Some(checked) = &self.schema_checked {
+            checks.push(check("schema", checked.get(), "as this build needs it", "not checked yet, or not made yet"));
+        }
         if let Some(loaded) = &self.catalogue_loaded {
             checks.push(check("catalogue", loaded.get(), "loaded", "not loaded yet"));
         }

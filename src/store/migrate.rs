@@ -1,5 +1,7 @@
 //! Tables: made and upgraded by `flashsale migrate`, checked by everything else.
 
+use std::cmp::Ordering;
+
 use sqlx::Connection;
 use sqlx::migrate::Migrator;
 
@@ -35,20 +37,27 @@ pub async fn migrate(database_url: &str, topic: &str, partitions: i32) -> Result
     conn.close().await.map_err(|source| StoreError::Query { attempt: "migrate", source })
 }
 
+/// SQLSTATE of a table that is not there.
+const UNDEFINED_TABLE: &str = "42P01";
+
 impl Store {
     /// The newest migration in the database.
     ///
     /// # Errors
-    /// [`StoreError`], also when there is none.
+    /// [`StoreError`], [`StoreError::NotMigrated`] when there is none.
     pub async fn schema_version(&self) -> Result<i64, StoreError> {
-        let version: Option<i64> = ask(
+        let version: Result<Option<i64>, StoreError> = ask(
             "read the schema version",
             limits::READ_DEADLINE,
             sqlx::query_scalar("/* schema_version */ SELECT max(version) FROM _sqlx_migrations WHERE success")
                 .fetch_one(&self.pool),
         )
-        .await?;
-        version.ok_or_else(|| StoreError::Unreadable { what: "no migration has run".to_owned() })
+        .await;
+        match version {
+            Ok(version) => version.ok_or(StoreError::NotMigrated),
+            Err(error) if error.sqlstate().as_deref() == Some(UNDEFINED_TABLE) => Err(StoreError::NotMigrated),
+            Err(error) => Err(error),
+        }
     }
 
     /// The newest migration that this build knows.
@@ -59,14 +68,16 @@ impl Store {
     /// Refuses a schema that this build was not made for.
     ///
     /// # Errors
-    /// [`StoreError::Unreadable`] if the database's newest migration is not this build's; else as any read.
+    /// [`StoreError::Unreadable`] if the database's newest migration is not this build's; else as any read. [`StoreError::NotMigrated`]
+    /// passes: in a cluster everything is started at once.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         let (found, expected) = (self.schema_version().await?, Self::schema_version_of_build());
-        if found == expected {
-            return Ok(());
-        }
-        let what =
-            format!("the database's schema is version {found}, this build needs {expected}: run `flashsale migrate`");
+        let remedy = match found.cmp(&expected) {
+            Ordering::Equal => return Ok(()),
+            Ordering::Less => "run `flashsale migrate` of this build",
+            Ordering::Greater => "run the build that migrated it, or a newer one",
+        };
+        let what = format!("the database's schema is version {found}, this build needs {expected}: {remedy}");
         Err(StoreError::Unreadable { what })
     }
 }

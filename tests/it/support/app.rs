@@ -100,6 +100,7 @@ impl Http {
         let health = Health {
             stop: stop.clone(),
             ingress: Some(ingress),
+            schema_checked: None,
             catalogue_loaded: None,
             consumer: None,
             relay: None,
