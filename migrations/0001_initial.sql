@@ -251,10 +251,19 @@ CREATE TABLE poison (
   log_time     timestamptz NOT NULL,
   raw          bytea       NOT NULL,
   published_at timestamptz,
-  PRIMARY KEY (partition, log_offset, log_index)
+  resolved_at  timestamptz,
+  resolution   text,
+  note         text,
+  replayed_to  text,
+  PRIMARY KEY (partition, log_offset, log_index),
+  CONSTRAINT poison_resolution CHECK (resolution IN ('replayed', 'dropped')),
+  CONSTRAINT poison_resolved CHECK ((resolved_at IS NULL) = (resolution IS NULL)),
+  CONSTRAINT poison_replayed CHECK ((replayed_to IS NULL) = (resolution IS DISTINCT FROM 'replayed'))
 );
 COMMENT ON TABLE poison IS 'Commands that could not be decided, with their bytes; published to the dead-letter topic after COMMIT.';
 COMMENT ON COLUMN poison.log_index IS '0 for a record that can''t be read at all.';
+COMMENT ON COLUMN poison.resolved_at IS 'When a person dealt with it (`flashsale dlq`). Once set, nothing of the four changes.';
+COMMENT ON COLUMN poison.replayed_to IS 'Ticket under which the command stands in the log again.';
 CREATE INDEX poison_command_id ON poison (command_id) WHERE command_id IS NOT NULL;
 CREATE INDEX poison_unpublished ON poison (partition, log_offset) WHERE published_at IS NULL;
 

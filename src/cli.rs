@@ -11,6 +11,7 @@
 
 mod asking;
 mod audit;
+mod dlq;
 mod drain;
 mod healthcheck;
 mod load;
@@ -78,6 +79,9 @@ enum Command {
     /// Read the log
     #[command(subcommand)]
     Log(log::Log),
+    /// Look after what could not be decided
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
     /// Offer a crowd's requests to an API, follow each to its decision, and check what was told; exits 1 if that can't be true
     Load(load::Load),
     /// Print the OpenAPI document
@@ -191,6 +195,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Partition(partition) => in_runtime(partition.run(config(&[Needs::Database])?, json)),
         Command::Log(log) => in_runtime(log.run(config(&[Needs::Kafka])?)),
+        Command::Dlq(dlq) => {
+            let config = config(dlq.needs())?;
+            in_runtime(dlq.run(config, json))
+        }
         Command::Load(load) => in_runtime(load.run()),
         Command::Openapi { admin } => {
             let document = if admin { http::admin_openapi() } else { http::public_openapi() };

@@ -498,6 +498,15 @@ pub const DECISION_RATE_WINDOW: Duration = Duration::from_secs(10);
 /// Positions are compared for the rate of decisions no sooner than this: shorter spans measure single batches.
 pub const DECISION_RATE_SPAN_MIN: Duration = Duration::from_millis(50);
 
+// ---- dead letters for people ------------------------------------------------------------------------------------------------
+
+/// Dead letters on one page, unless another number is asked for.
+pub const POISON_PAGE_DEFAULT: i64 = 100;
+/// And at most: rows without their bytes.
+pub const POISON_PAGE_MAX: i64 = 1001;
+/// Hex digits of a record that are shown in text; JSON has all.
+pub const POISON_HEX_SHOWN_MAX: usize = 1024;
+
 // ---- drain ------------------------------------------------------------------------------------------------------------------
 
 /// How often a drain looks how far the partitions are.

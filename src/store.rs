@@ -15,6 +15,7 @@ mod memory;
 mod migrate;
 mod outbox;
 mod partitions;
+mod poison;
 mod reads;
 mod reservations;
 mod rows;
@@ -37,6 +38,7 @@ pub use dead_letters::DeadLetter;
 pub use lists::{ReservationFilter, ReservationPage, UserUnits};
 pub use migrate::migrate;
 pub use outbox::{OutboxRow, OutboxSession, OutboxState, ParkedRow, UnreadRow};
+pub use poison::{Dealt, PoisonFilter, PoisonRow, Resolution};
 pub use user_units::UserOfSku;
 pub use writer::{Claim, ClaimError, Standing, Writer, WriterConfig};
 

@@ -11,12 +11,13 @@ use crate::commands::{AskError, CommandRefusal, Commands};
 use crate::config::Config;
 use crate::http;
 use crate::ids::{self, Ticket};
-use crate::ingress::Ingress;
+use crate::ingress::{Delivery, Ingress};
 use crate::kafka::{KafkaError, LogEnds, Producer};
 use crate::limits;
 use crate::status::StatusReader;
 use crate::store::Store;
 use crate::waiters::Waiters;
+use crate::wire::Sent;
 
 /// The parts; [`Asking::end`] lets what was published end well.
 pub(super) struct Asking {
@@ -44,6 +45,11 @@ impl Asking {
             limits::COMMAND_POLL_EVERY,
         );
         Ok(Self { commands, status, ingress })
+    }
+
+    /// Publishes one command as it is.
+    pub(super) async fn publish(&self, partition: i32, sent: Sent) -> Delivery {
+        self.ingress.submit(partition, sent).await
     }
 
     pub(super) async fn end(self) {

@@ -103,7 +103,8 @@ fn line_of(record: &LogRecord) -> Value {
     line
 }
 
-fn command_of(partition: i32, offset: i64, index: usize, envelope: &Envelope) -> Value {
+/// One command of a record.
+pub(super) fn command_of(partition: i32, offset: i64, index: usize, envelope: &Envelope) -> Value {
     let index = u16::try_from(index).expect("a record holds few commands");
     let ticket = Ticket { partition, place: Place { offset, index } };
     let mut value = json!({
@@ -165,7 +166,8 @@ fn command_of(partition: i32, offset: i64, index: usize, envelope: &Envelope) ->
     value
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes for people.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -2,11 +2,13 @@
 
 use std::process::Output;
 
+use flashsale::inventory::Command;
 use serde_json::Value;
 
 use crate::support::commands::{record, reserve};
 use crate::support::kafka::publish_raw;
-use crate::support::site::Site;
+use crate::support::site::{Answer, SOON, Site};
+use crate::support::wait::wait_for;
 
 /// Exit status, what was printed, what was told on stderr.
 fn ended(output: &Output) -> (i32, String, String) {
@@ -105,5 +107,205 @@ async fn a_drain_gives_up_on_servers_that_are_away() {
         assert_eq!((exit, printed.as_str()), (69, ""), "{told}");
         assert!(told.contains("flashsale: gave up after 1 s without progress: "), "{told}");
     }
+    site.finish([]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_waits_for_the_tables_and_begins_by_itself() {
+    let site = Site::shared().await;
+    site.db
+        .run(
+            "DO $$ DECLARE mine text := current_schema(); BEGIN
+               EXECUTE format('DROP SCHEMA %I CASCADE', mine); EXECUTE format('CREATE SCHEMA %I', mine); END $$",
+        )
+        .await;
+    let mut processes = Vec::new();
+    for role in [&["api"][..], &["consumer"], &["relay"], &["audit", "--watch"]] {
+        let mut process = site.spawn(role);
+        process.admin = process.wait_for_address("admin.addr").await;
+        let waits = |line: &Value| line["message"] == "waiting for `flashsale migrate`" && line["level"] == "WARN";
+        wait_for("it says what it waits for", SOON, async || process.lines().iter().any(waits)).await;
+        assert!(!site.is_ready(&process).await, "{role:?}");
+        processes.push(process);
+    }
+    assert!(site.run(&["migrate"]).await.status.success());
+    for process in &processes {
+        wait_for("it is ready", SOON, async || site.is_ready(process).await).await;
+    }
+    site.put_sku("a", 1, 1).await;
+    site.finish(processes).await;
+}
+
+// ---- dead letters -------------------------------------------------------------------------------------------------------------
+
+/// A record of one command, of which the byte at the first of many `x` is not legal.
+fn damaged(command: Command) -> Vec<u8> {
+    let mut bytes = record(&[command]);
+    let at = bytes.windows(64).position(|window| window == [b'x'; 64]).expect("a long text");
+    bytes[at] = b'/';
+    bytes
+}
+
+async fn drain(site: &Site) {
+    let drained = site.run(&["drain"]).await;
+    assert_eq!(ended(&drained).0, 0, "{drained:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_rejected_is_shown_and_dropped_and_never_replayed() {
+    let site = site_with_skus(&["a"]).await;
+    let home = partition_of(&site, "a").await;
+    let start = site.db.number(&format!("SELECT position FROM partition_state WHERE partition = {home}")).await;
+    let (long, elsewhere) = (reserve("a", &"x".repeat(64), 1), reserve("nowhere", "u-1", 1));
+    let unknown = record(std::slice::from_ref(&elsewhere));
+    publish_raw(&site.db.topic, home, "a", &[b"nonsense", &damaged(long.clone()), &unknown]);
+    drain(&site).await;
+    let place = |n: i64| format!("{home}.{}.0", start + n);
+
+    let listed = site.run(&["dlq", "list", "--json"]).await;
+    assert_eq!(ended(&listed).0, 1, "nobody has dealt with them");
+    let reasons: Vec<Value> =
+        json(&listed)["items"].as_array().expect("items").iter().map(|i| i["reason"].clone()).collect();
+    assert_eq!(reasons, ["MALFORMED", "MALFORMED", "NOT_HERE"]);
+    let page = json(&site.run(&["dlq", "list", "--json", "--limit", "2"]).await);
+    assert_eq!(page["next_cursor"], place(1), "{page}");
+    let rest = json(&site.run(&["dlq", "list", "--json", "--limit", "2", "--cursor", &place(1)]).await);
+    assert_eq!((&rest["items"][0]["place"], rest.get("next_cursor")), (&place(2).into(), None));
+    let some =
+        json(&site.run(&["dlq", "list", "--json", "--partition", &home.to_string(), "--reason", "NOT_HERE"]).await);
+    assert_eq!(some["items"].as_array().map(Vec::len), Some(1), "{some}");
+
+    let shown = json(&site.run(&["dlq", "show", &place(0), "--json"]).await);
+    assert_eq!(shown["payload_hex"], "6e6f6e73656e7365", "{shown}");
+    let shown = json(&site.run(&["dlq", "show", &place(1), "--json"]).await);
+    assert_eq!(
+        (&shown["command"]["unfit"], &shown["id"]),
+        (&"MALFORMED".into(), &long.id().to_string().into()),
+        "{shown}"
+    );
+    let shown = json(&site.run(&["dlq", "show", place(2).strip_suffix(".0").expect("index 0"), "--json"]).await);
+    assert_eq!(
+        (&shown["command"]["kind"], &shown["command"]["user_id"]),
+        (&"reserve".into(), &"u-1".into()),
+        "{shown}"
+    );
+    assert!(ended(&site.run(&["dlq", "show", &place(1)]).await).1.contains("payload_hex: 4653"), "text has it too");
+    assert_eq!(ended(&site.run(&["dlq", "show", "0.999999"]).await).0, 1);
+
+    let position = format!("SELECT position FROM partition_state WHERE partition = {home}");
+    let before = site.db.number(&position).await;
+    for (n, why) in
+        [(0, "no magic number"), (1, "this build can't read it either"), (2, "was answered REJECTED (UNKNOWN_SKU)")]
+    {
+        let (exit, _, told) = ended(&site.run(&["dlq", "replay", &place(n)]).await);
+        assert!(exit == 1 && told.contains(why), "{exit} {told}");
+        assert_eq!(ended(&site.run(&["dlq", "drop", &place(n)]).await).0, 64, "without a note");
+        for _ in 0..2 {
+            let dropped = site.run(&["dlq", "drop", &place(n), "--note", "looked at it"]).await;
+            assert_eq!(ended(&dropped).0, 0, "{dropped:?}");
+        }
+        let (exit, _, told) = ended(&site.run(&["dlq", "replay", &place(n)]).await);
+        assert!(exit == 1 && told.contains("was dropped at"), "{exit} {told}");
+    }
+    drain(&site).await;
+    assert_eq!(site.db.number(&position).await, before, "nothing was published");
+    let listed = site.run(&["dlq", "list"]).await;
+    assert_eq!(ended(&listed).0, 0, "{listed:?}");
+    let (exit, printed, _) = ended(&site.run(&["dlq", "list", "--all"]).await);
+    assert_eq!((exit, printed.matches("looked at it").count()), (0, 3), "{printed}");
+    site.finish([]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payment_that_could_not_be_stored_is_replayed_once() {
+    let site = Site::shared().await;
+    let all = site.start("all").await;
+    site.put_sku("a", 5, 5).await;
+    let held = site.post(&all, "u-1", "a", None, Some(10)).await;
+    let path = format!("/v1/reservations/{}", held.text("id"));
+    // A value that Postgres refuses (class 22), for as long as it is planted.
+    site.db
+        .run(
+            "CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               IF NEW.payment_ref = 'pay-9' THEN RAISE EXCEPTION 'planted' USING ERRCODE = '22023'; END IF; RETURN NEW; END $$;
+             CREATE TRIGGER planted BEFORE UPDATE ON reservation FOR EACH ROW EXECUTE FUNCTION planted()",
+        )
+        .await;
+    let pay = async || {
+        let request = site
+            .client
+            .post(format!("{}{path}/confirm", all.public))
+            .json(&serde_json::json!({"payment_ref": "pay-9"}));
+        Answer::of(request.send().await.expect("the API answers")).await
+    };
+    assert_eq!(pay().await.status, 500);
+    assert_eq!(site.get(&all, &path).await.text("status"), "RESERVED");
+    let listed = json(&site.run(&["dlq", "list", "--json"]).await);
+    let place = listed["items"][0]["place"].as_str().expect("one").to_owned();
+    assert_eq!(listed["items"][0]["reason"], "PROCESSING_ERROR", "{listed}");
+    let shown = json(&site.run(&["dlq", "show", &place, "--json"]).await);
+    assert_eq!(shown["command"]["payment_ref"], "pay-9", "{shown}");
+
+    // While the cause remains, it is poison again, in its new place.
+    let again = json(&site.run(&["dlq", "replay", &place, "--json"]).await);
+    assert_eq!(again["decision"], "PROCESSING_ERROR", "{again}");
+    let listed = json(&site.run(&["dlq", "list", "--json"]).await);
+    assert_eq!(
+        (listed["items"].as_array().map(Vec::len), &listed["items"][0]["place"]),
+        (Some(1), &again["replayed_to"])
+    );
+    let place = again["replayed_to"].as_str().expect("a ticket").to_owned();
+
+    site.db.run("DROP TRIGGER planted ON reservation").await;
+    let replayed = json(&site.run(&["dlq", "replay", &place, "--note", "the trigger is gone", "--json"]).await);
+    assert_eq!(replayed["decision"], "CONFIRMED", "{replayed}");
+    assert_eq!(site.get(&all, &path).await.text("status"), "CONFIRMED");
+    let count = "SELECT sum(position)::bigint FROM partition_state";
+    let before = site.db.number(count).await;
+    let second = json(&site.run(&["dlq", "replay", &place, "--json"]).await);
+    assert_eq!((&second["replayed_to"], &second["decision"]), (&replayed["replayed_to"], &"REPLAYED_BEFORE".into()));
+    drain(&site).await;
+    assert_eq!(site.db.number(count).await, before, "nothing was published");
+    assert_eq!(ended(&site.run(&["dlq", "drop", &place, "--note", "late"]).await).0, 1, "it was replayed");
+    // A run that ended before it could mark publishes again: nothing is carried out twice.
+    site.db.run("UPDATE poison SET resolved_at = NULL, resolution = NULL, note = NULL, replayed_to = NULL").await;
+    let third = json(&site.run(&["dlq", "replay", &place, "--json"]).await);
+    assert_eq!(third["decision"], "CONFIRMED", "{third}");
+    assert_eq!(site.db.number("SELECT count(*) FROM command WHERE kind = 'confirm'").await, 1);
+    assert_eq!(
+        (pay().await.status, site.db.number("SELECT sold FROM sku").await),
+        (200, 1),
+        "its buyer hears the same"
+    );
+    assert!(all.stop().await.success());
+    site.db.assert_invariants().await;
+    site.db.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_was_poisoned_without_an_id_is_replayed_if_it_can_be_read_now() {
+    let site = site_with_skus(&["a"]).await;
+    let (alone, first, second) = (reserve("a", "u-1", 1), reserve("a", "u-2", 1), reserve("a", "u-3", 1));
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    // As an older build left them, that could read neither.
+    for (offset, bytes) in [(900, record(std::slice::from_ref(&alone))), (901, record(&[first, second]))] {
+        site.db
+            .run(&format!(
+                "INSERT INTO poison (partition, log_offset, log_index, reason, log_time, raw)
+                 VALUES (9, {offset}, 0, 'MALFORMED', now(), '\\x{}')",
+                hex(bytes)
+            ))
+            .await;
+    }
+    let replayed = json(&site.run(&["dlq", "replay", "9.900", "--json"]).await);
+    assert_eq!(replayed["decision"], "NOT_DECIDED_YET", "nobody decides: {replayed}");
+    drain(&site).await;
+    let id = alone.id();
+    assert_eq!(
+        site.db.number(&format!("SELECT count(*) FROM reservation WHERE status = 1 AND reservation_id = '{id}'")).await,
+        1
+    );
+    let (exit, _, told) = ended(&site.run(&["dlq", "replay", "9.901"]).await);
+    assert!(exit == 1 && told.contains("it may stand for any of them"), "{exit} {told}");
     site.finish([]).await;
 }
