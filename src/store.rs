@@ -63,6 +63,16 @@ pub enum StoreError {
     /// The database has no tables of ours: `flashsale migrate` has not run, or is running.
     #[error("the database has no tables yet: `flashsale migrate` makes them")]
     NotMigrated,
+    /// The database's tables are those of another build.
+    #[error("the database's schema is version {found}, this build needs {expected}: {remedy}")]
+    OtherSchema {
+        /// The newest migration there.
+        found: i64,
+        /// The newest migration of this build.
+        expected: i64,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// A row that this build can't read.
     #[error("unreadable row: {what}")]
     Unreadable {

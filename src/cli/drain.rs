@@ -227,7 +227,7 @@ enum Unread {
 /// The positions, then the log's ends: so a position above its end is no race.
 async fn read_goals(shared: &Shared) -> Result<BTreeMap<i32, Goal>, Unread> {
     shared.store.check_schema().await.map_err(|error| match error {
-        error @ StoreError::Unreadable { .. } => Unread::ForGood(Failure::unavailable(&error)),
+        error @ StoreError::OtherSchema { .. } => Unread::ForGood(Failure::unavailable(&error)),
         error => Unread::Away(super::chain(&error)),
     })?;
     let rows = shared.store.load_partitions().await.map_err(|error| Unread::Away(super::chain(&error)))?;

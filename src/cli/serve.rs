@@ -245,22 +245,26 @@ async fn ingress_failure(ingress: Ingress, stop: CancellationToken) -> Result<()
 /// Refuses to work on tables that this build was not made for, as soon as Postgres can be asked. Waits for tables that are not made yet:
 /// in a cluster everything is started at once. Until `is_checked` the process is not ready.
 pub(super) async fn check_schema(store: Store, is_checked: Flag, stop: CancellationToken) -> Result<(), StoreError> {
-    let mut told = None;
+    let (mut told_away, mut told_waiting) = (false, false);
     loop {
-        let why = match store.check_schema().await {
+        match store.check_schema().await {
             Ok(()) => {
                 is_checked.set(true);
                 stop.cancelled().await;
                 return Ok(());
             }
-            Err(error @ StoreError::Unreadable { .. }) => return Err(error),
-            Err(error @ StoreError::NotMigrated) => (error, "waiting for `flashsale migrate`"),
-            Err(error) => (error, "could not check the schema, trying again"),
-        };
-        if told != Some(why.1) {
-            tracing::warn!(error = &why.0 as &dyn std::error::Error, "{}", why.1);
+            Err(error @ StoreError::OtherSchema { .. }) => return Err(error),
+            Err(StoreError::NotMigrated) if !told_waiting => {
+                tracing::warn!("waiting for `flashsale migrate`");
+                told_waiting = true;
+            }
+            Err(StoreError::NotMigrated) => {}
+            Err(error) if !told_away => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "could not check the schema, trying again");
+                told_away = true;
+            }
+            Err(_) => {}
         }
-        told = Some(why.1);
         if stop.run_until_cancelled(tokio::time::sleep(limits::RECONNECT_WAIT_MAX)).await.is_none() {
             return Ok(());
         }

@@ -68,7 +68,7 @@ impl Store {
     /// Refuses a schema that this build was not made for.
     ///
     /// # Errors
-    /// [`StoreError::Unreadable`] if the database's newest migration is not this build's; else as any read. [`StoreError::NotMigrated`]
+    /// [`StoreError::OtherSchema`] if the database's newest migration is not this build's; else as any read. [`StoreError::NotMigrated`]
     /// passes: in a cluster everything is started at once.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         let (found, expected) = (self.schema_version().await?, Self::schema_version_of_build());
@@ -77,7 +77,6 @@ impl Store {
             Ordering::Less => "run `flashsale migrate` of this build",
             Ordering::Greater => "run the build that migrated it, or a newer one",
         };
-        let what = format!("the database's schema is version {found}, this build needs {expected}: {remedy}");
-        Err(StoreError::Unreadable { what })
+        Err(StoreError::OtherSchema { found, expected, remedy })
     }
 }

@@ -133,6 +133,17 @@ async fn everything_waits_for_the_tables_and_begins_by_itself() {
         wait_for("it is ready", SOON, async || site.is_ready(process).await).await;
     }
     site.put_sku("a", 1, 1).await;
+    // Those that run are not stopped by a later migration; this build does not start again.
+    let migrated = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', true, '', 0)";
+    site.db.run(migrated).await;
+    for role in [&["api"][..], &["consumer"], &["relay"], &["audit", "--watch"], &["drain"]] {
+        let (exit, _, told) = ended(&site.run(role).await);
+        let said = "the database's schema is version 9999, this build needs";
+        assert!(
+            exit == 69 && told.lines().any(|line| line.starts_with("flashsale: ") && line.contains(said)),
+            "{role:?}: {exit} {told}"
+        );
+    }
     site.finish(processes).await;
 }
 
