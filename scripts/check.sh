@@ -22,6 +22,16 @@ shell_scripts() {
   fi
 }
 compose_file() { "$JSONSCHEMA_HOME/bin/check-jsonschema" -q --builtin-schema vendor.compose-spec docker-compose.yml; }
+manifests() {
+  local work overlay arguments=()
+  work=$(mktemp -d)
+  for overlay in dev production; do
+    render "$ROOT/k8s/overlays/$overlay" >"$work/$overlay.yaml"
+    arguments+=("$overlay=$work/$overlay.yaml")
+  done
+  "$K8S_CHECK_HOME/bin/python" "$ROOT/scripts/k8s_check.py" "$ROOT" "${arguments[@]}"
+  rm -rf "$work"
+}
 # Not advisories: see deny.toml. The log level leaves out the warnings about crates that are there in two versions;
 # `cargo deny check bans` shows them.
 dependencies() { "$(cargo_deny)" --log-level error --all-features check bans licenses sources; }
@@ -33,6 +43,7 @@ main() {
   step shell_scripts
   step compose_file
   step "$ROOT/scripts/monitoring.sh" check
+  step manifests
   step cargo fmt --check
   step dependencies
   step cargo clippy --all-targets --locked -- -D warnings

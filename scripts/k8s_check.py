@@ -38,7 +38,8 @@ class Program:
         config = (root / "src/config.rs").read_text()
         migrate = (root / "src/cli/migrate.rs").read_text()
         self.shutdown = self.number(limits, r"SHUTDOWN_DEADLINE: Duration = Duration::from_secs\((\d+)\)")
-        self.partitions = self.number(migrate, r'env = "PARTITIONS"[^\n]*default_value_t = (\d+)')
+        check("default_value_t = limits::PARTITIONS_DEFAULT" in migrate, "PARTITIONS has another default")
+        self.partitions = self.number(limits, r"PARTITIONS_DEFAULT: i32 = (\d+)")
         self.retention_ms = 7 * 24 * 3600 * 1000
         check("LOG_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600)" in limits, "LOG_RETENTION is not 7 days any more")
         self.defaults = dict(re.findall(r'env = "([A-Z_]+)"[^\n]*default_value = "([^"]*)"', config))
@@ -150,7 +151,7 @@ def overlay(name: str, path: str, program: Program) -> None:
             check(doc["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") == "restricted", f"{what}: not restricted")
         if doc["kind"] in {"Deployment", "StatefulSet", "Job"}:
             pod(doc["spec"]["template"]["spec"], what)
-        if doc["kind"] == "Deployment":
+        if doc["kind"] == "Deployment" and doc["metadata"]["name"] in ROLES:
             deployment(doc, what, program)
         if doc["kind"] == "ConfigMap" and doc["metadata"]["name"].startswith("flashsale-config"):
             settings(doc, what, program)

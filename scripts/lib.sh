@@ -8,6 +8,9 @@ KAFKA_HOME=$CACHE/kafka-$(cksum <"$ROOT/scripts/kafka/pom.xml" | cut -d' ' -f1)
 CARGO_DENY=0.20.2 CHECK_JSONSCHEMA=0.39.0
 CARGO_DENY_HOME=$CACHE/cargo-deny-$CARGO_DENY
 JSONSCHEMA_HOME=$CACHE/check-jsonschema-$CHECK_JSONSCHEMA
+K8S_CHECK=(kubernetes-validate==1.37.0 cloudcoil-models-keda==2.16.1 cloudcoil-models-prometheus-operator==0.80.1)
+K8S_CHECK_HOME=$CACHE/k8s-check-$(cksum <<<"${K8S_CHECK[*]}" | cut -d' ' -f1)
+KUSTOMIZE=v5.8.0
 # rustup and cargo install here; a shell that has not been opened again since does not know it yet.
 PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 
@@ -38,6 +41,14 @@ postgres_bin() { # major or nothing
     fi
   done
   return 1
+}
+
+# Renders a kustomization: `kubectl kustomize`, or kustomize itself.
+render() { # folder
+  if have kubectl; then kubectl kustomize "$1"; else "$(kustomize_program)" build "$1"; fi
+}
+kustomize_program() {
+  command -v kustomize || { [ -x "$CACHE/bin/kustomize" ] && echo "$CACHE/bin/kustomize"; }
 }
 
 # ---- processes ----

@@ -159,9 +159,26 @@ install_check_jsonschema() {
   python3 -m venv --clear "$JSONSCHEMA_HOME"
   "$JSONSCHEMA_HOME/bin/pip" install -q "check-jsonschema==$CHECK_JSONSCHEMA"
 }
+install_k8s_check() {
+  python3 -m venv --clear "$K8S_CHECK_HOME.new"
+  "$K8S_CHECK_HOME.new/bin/pip" install -q "${K8S_CHECK[@]}"
+  mv "$K8S_CHECK_HOME.new" "$K8S_CHECK_HOME" # only when all of it is there
+}
+install_kustomize() {
+  mkdir -p "$CACHE/bin"
+  if have go; then
+    GOBIN=$CACHE/bin GOFLAGS=-mod=mod go install "sigs.k8s.io/kustomize/kustomize/v5@$KUSTOMIZE"
+  else
+    curl --proto =https --tlsv1.2 -sSfL \
+      "https://github.com/kubernetes-sigs/kustomize/releases/download/kustomize%2F$KUSTOMIZE/kustomize_${KUSTOMIZE}_linux_$(dpkg --print-architecture).tar.gz" |
+      tar -xz -C "$CACHE/bin" kustomize
+  fi
+}
 check_tools() {
   cargo_deny >/dev/null || quietly "cargo-deny $CARGO_DENY (two minutes, once)" install_cargo_deny
   [ -x "$JSONSCHEMA_HOME/bin/check-jsonschema" ] || quietly "check-jsonschema $CHECK_JSONSCHEMA" install_check_jsonschema
+  [ -d "$K8S_CHECK_HOME" ] || quietly "the schemas of Kubernetes" install_k8s_check
+  have kubectl || kustomize_program >/dev/null || quietly "kustomize $KUSTOMIZE" install_kustomize
 }
 
 main() {
