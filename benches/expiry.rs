@@ -38,6 +38,9 @@ fn create(name: &str) -> Command {
     })
 }
 
+/// The promise: ended holds delay no other decision by more than this. The command fails if they did.
+const DELAY_MAX_MS: f64 = 50.0;
+
 /// Decides, settles and commits one command; how long it took, and how many rows were settled.
 async fn commit(writer: &mut Writer, claim: &mut Claim, at: i64, command: Command) -> (Duration, usize) {
     let began = Instant::now();
@@ -99,6 +102,7 @@ async fn measure(url: &str, holds: i64) {
     let tick = Command::Tick(Tick { id: ids::fresh_id(), sku: sku("ending") });
     let (took, mut settled) = commit(&mut writer, &mut claim, END, tick).await;
     println!("their end in the counters, by one tick: {:.1} ms", ms(took));
+    let tick_took = took;
     let (mut times, began) = (Vec::new(), Instant::now());
     while writer.has_unsettled() {
         let user = UserId::parse(&format!("buyer-{}", times.len())).expect("legal");
@@ -124,6 +128,8 @@ async fn measure(url: &str, holds: i64) {
     .await
     .expect("counted");
     assert_eq!((reserved, expired), (0, holds), "every hold ended once");
+    let slowest = at(1.0).max(ms(tick_took));
+    assert!(slowest <= DELAY_MAX_MS, "a decision waited {slowest:.1} ms, more than {DELAY_MAX_MS} ms");
 }
 
 fn ms(time: Duration) -> f64 {

@@ -85,6 +85,30 @@ async fn ten_thousand_holds_that_end_together_come_back_once_also_through_a_cras
     world.finish().await;
 }
 
+/// The owner dies just before the holds end, and the next one comes only afterwards: no tick of theirs is in the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_that_end_while_nobody_decides_come_back_once() {
+    const HOLDS: i64 = 1_000;
+    let world = World::fresh(1).await;
+    world.publish(0, &[create_with_hold("s", HOLDS, 1, 10)]);
+    publish(&world, 0, &crowd("s", HOLDS as usize));
+    let consumer = world.consume();
+    wait_for("all are held", ENDED, async || world.db.number(HELD).await == HOLDS).await;
+    let left = "SELECT (extract(epoch FROM min(expires_at) - clock_timestamp()) * 1000)::bigint FROM reservation";
+    wait_for("the end is near", ENDED, async || world.db.number(left).await <= 500).await;
+    consumer.crash();
+    wait_for("the end has passed", ENDED, async || world.db.number(left).await < -500).await;
+    assert_eq!(world.db.number(HELD).await, HOLDS, "nothing ends by the wall clock");
+    let consumer = world.consume();
+    wait_for("all are back", ENDED, async || world.db.number(HELD).await == 0).await;
+    let ended = "SELECT count(*) FROM reservation WHERE status = 5 AND version = 2";
+    wait_for("all rows are settled", ENDED, async || world.db.number(ended).await == HOLDS).await;
+    let released = "SELECT -sum(d_reserved)::bigint FROM stock_movement WHERE d_reserved < 0";
+    assert_eq!(world.db.number(released).await, HOLDS, "each once");
+    consumer.stop().await;
+    world.finish().await;
+}
+
 /// One is confirmed or cancelled or ends, never two of these; whoever comes late hears of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn cancels_confirms_and_ends_of_a_thousand_holds_resolve_each_once() {
