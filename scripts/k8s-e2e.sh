@@ -12,6 +12,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 RATE=${RATE:-50} SECONDS_EACH=${EACH:-30} WAIT=${TIMEOUT:-300s}
+RUN=$(date +%s) # names the SKUs: a second run finds no units of the first one held
 STEPS=(nothing delete-consumer delete-api restart-api restart-consumers scale-consumers drain-postgres)
 
 k() { kubectl -n flashsale "$@"; }
@@ -49,7 +50,7 @@ spec:
       containers:
         - name: load
           image: flashsale:dev
-          args: [load, --url, "http://flashsale-api", --sku, "$1", --rate, "$RATE", --seconds, "$SECONDS_EACH"]
+          args: [load, --url, "http://flashsale-api", --sku, "$1-$RUN", --rate, "$RATE", --seconds, "$SECONDS_EACH"]
           securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
 YAML
   k wait --for=jsonpath='{.status.active}'=1 "job/load-$1" --timeout "$WAIT" >/dev/null
@@ -103,7 +104,7 @@ main() {
   echo "|---|---|---|---|---|---|---|---|---|---|"
   for step in "${steps[@]}"; do
     k delete job "load-$step" --ignore-not-found >/dev/null
-    flashsale sku put "$step" --on-hand "$((RATE * SECONDS_EACH / 2))" --user-limit 1 --hold 4h >/dev/null
+    flashsale sku put "$step-$RUN" --on-hand "$((RATE * SECONDS_EACH / 2))" --user-limit 1 --hold 4h >/dev/null
     crowd "$step"
     sleep 5 # into the crowd
     run_step "$step"
