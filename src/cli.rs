@@ -9,6 +9,7 @@
 //! | 69 | a needed service is unavailable |
 //! | 70 | a bug |
 
+mod alone;
 mod asking;
 mod audit;
 mod dlq;

@@ -2,19 +2,15 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use super::partition::parse_note;
-use super::process::{Group, Supervisor};
-use super::{Failure, pretty, print, serve};
+use super::process::Group;
+use super::{Failure, alone, pretty, print};
 use crate::auditor::{self, Report};
 use crate::clock::SystemClock;
 use crate::config::{Config, Needs};
-use crate::http::{self, Flag, Health, Operations};
-use crate::limits;
-use crate::shutdown;
+use crate::http::Health;
 use crate::store::Store;
-use crate::telemetry::{self, logs, metrics};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -75,33 +71,12 @@ async fn look(config: &Config, is_json: bool) -> Result<(), Failure> {
 
 /// A process that only audits. Any number of them may run: one leads, the others stand by.
 async fn watch(store: Store, config: &Config) -> Result<(), Failure> {
-    logs::install(config.log_format);
-    let recorder = metrics::install().map_err(|error| Failure::bug(error.to_string()))?;
-    let stop = shutdown::on_signal()
-        .map_err(|e| Failure::unavailable_because(format!("could not listen for signals: {e}")))?;
-    tracing::info!(role = "Auditor", version = telemetry::VERSION, commit = telemetry::REVISION, config = ?config, "starting");
-    let (listener, address) = serve::bind("ADMIN_ADDR", config.admin_addr).await?;
-
-    let mut supervisor = Supervisor::new();
-    let background = supervisor.group();
-    background.spawn_infallible("metrics upkeep", metrics::run_upkeep(recorder.clone(), background.stop()));
-    let schema_checked = Flag::default();
-    background.spawn("schema check", serve::check_schema(store, schema_checked.clone(), background.stop()));
-    let (auditing, health) = (supervisor.group(), auditor::Health::default());
-    start(config, health.clone(), &auditing);
-    let admin = supervisor.group();
-    let operations = Operations { health: probes(stop.clone(), schema_checked, health), metrics: recorder };
-    let router = http::admin_router(operations, None, config.admin_token.clone());
-    admin.spawn_infallible("admin listener", http::serve(listener, router, admin.stop(), limits::ADMIN_DRAIN_DEADLINE));
-    tracing::info!(admin.addr = %address, "serving operators");
-
-    let ended = supervisor.watch(&stop).await;
-    stop.cancel();
-    auditing.end("auditor", limits::CONSUMER_DRAIN_DEADLINE).await;
-    admin.end("admin listener", 2 * limits::ADMIN_DRAIN_DEADLINE).await;
-    background.end("background", limits::ADMIN_DRAIN_DEADLINE).await;
-    tracing::info!("stopped");
-    ended
+    let start = |group: &Group, probes| {
+        let auditor = auditor::Health::default();
+        start(config, auditor.clone(), group);
+        Health { auditor: Some(auditor), ..probes }
+    };
+    alone::run("auditor", store, config, start).await
 }
 
 /// Starts the auditor; it ends with its group.
@@ -112,18 +87,6 @@ pub(super) fn start(config: &Config, health: auditor::Health, group: &Group) {
 
 fn settings_of(config: &Config) -> auditor::Config {
     auditor::Config { database_url: config.database().into(), topic: config.topic.clone() }
-}
-
-fn probes(stop: CancellationToken, schema_checked: Flag, auditor: auditor::Health) -> Health {
-    Health {
-        stop,
-        schema_checked: Some(schema_checked),
-        ingress: None,
-        catalogue_loaded: None,
-        consumer: None,
-        relay: None,
-        auditor: Some(auditor),
-    }
 }
 
 async fn show_halts(store: &Store, is_json: bool) -> Result<(), Failure> {

@@ -2,17 +2,13 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
-use super::process::Supervisor;
-use super::{Failure, pretty, print, serve};
+use super::process::Group;
+use super::{Failure, alone, pretty, print, serve};
 use crate::config::{Config, Needs};
-use crate::http::{self, Flag, Health, Operations};
-use crate::limits;
+use crate::http::Health;
 use crate::outbox::relay;
-use crate::shutdown;
 use crate::store::{ParkedRow, Store};
-use crate::telemetry::{self, logs, metrics};
 
 #[derive(Args)]
 pub(super) struct Relay {
@@ -53,45 +49,12 @@ impl Relay {
 
 /// A process that only relays. Any number of them may run: one leads a partition, the others stand by.
 async fn run_relay(store: Store, config: &Config) -> Result<(), Failure> {
-    logs::install(config.log_format);
-    let recorder = metrics::install().map_err(|error| Failure::bug(error.to_string()))?;
-    let stop = shutdown::on_signal()
-        .map_err(|e| Failure::unavailable_because(format!("could not listen for signals: {e}")))?;
-    tracing::info!(role = "Relay", version = telemetry::VERSION, commit = telemetry::REVISION, config = ?config, "starting");
-    let (listener, address) = serve::bind("ADMIN_ADDR", config.admin_addr).await?;
-
-    let mut supervisor = Supervisor::new();
-    let background = supervisor.group();
-    background.spawn_infallible("metrics upkeep", metrics::run_upkeep(recorder.clone(), background.stop()));
-    let schema_checked = Flag::default();
-    background.spawn("schema check", serve::check_schema(store, schema_checked.clone(), background.stop()));
-    let (relaying, health) = (supervisor.group(), relay::Health::default());
-    serve::start_relay(config, health.clone(), &relaying);
-    let admin = supervisor.group();
-    let operations = Operations { health: probes(stop.clone(), schema_checked, health), metrics: recorder };
-    let router = http::admin_router(operations, None, config.admin_token.clone());
-    admin.spawn_infallible("admin listener", http::serve(listener, router, admin.stop(), limits::ADMIN_DRAIN_DEADLINE));
-    tracing::info!(admin.addr = %address, "serving operators");
-
-    let ended = supervisor.watch(&stop).await;
-    stop.cancel();
-    relaying.end("relay", limits::CONSUMER_DRAIN_DEADLINE).await;
-    admin.end("admin listener", 2 * limits::ADMIN_DRAIN_DEADLINE).await;
-    background.end("background", limits::ADMIN_DRAIN_DEADLINE).await;
-    tracing::info!("stopped");
-    ended
-}
-
-fn probes(stop: CancellationToken, schema_checked: Flag, relay: relay::Health) -> Health {
-    Health {
-        stop,
-        schema_checked: Some(schema_checked),
-        ingress: None,
-        catalogue_loaded: None,
-        consumer: None,
-        relay: Some(relay),
-        auditor: None,
-    }
+    let start = |group: &Group, probes| {
+        let relay = relay::Health::default();
+        serve::start_relay(config, relay.clone(), group);
+        Health { relay: Some(relay), ..probes }
+    };
+    alone::run("relay", store, config, start).await
 }
 
 async fn show_parked(store: &Store, is_json: bool) -> Result<(), Failure> {
