@@ -286,3 +286,12 @@ CREATE TABLE sku_resume (
   resumed_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE sku_resume IS 'Who cleared a halt and why: append-only. The auditor''s books of the SKU begin at the last one.';
+
+CREATE TABLE schema_floor (
+  migration    bigint NOT NULL PRIMARY KEY,
+  oldest_build bigint NOT NULL,
+  CONSTRAINT schema_floor_oldest_build CHECK (oldest_build BETWEEN 1 AND migration)
+);
+COMMENT ON TABLE schema_floor IS 'Which builds may run on these tables, as each migration says itself. A build refuses to start below the highest oldest_build.';
+COMMENT ON COLUMN schema_floor.oldest_build IS 'A build is numbered by its newest migration.';
+INSERT INTO schema_floor (migration, oldest_build) VALUES (1, 1);

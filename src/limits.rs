@@ -356,6 +356,9 @@ pub const DEAD_LETTER_EVERY: Duration = Duration::from_secs(5);
 pub const STATEMENT_DEADLINE: Duration = Duration::from_secs(3);
 /// `lock_timeout` of a writer's connection: how long a statement waits for rows that an older writer still holds.
 pub const LOCK_TIMEOUT: Duration = Duration::from_millis(1000);
+/// `lock_timeout` of a migration: how long it waits for a table that is in use, while everybody who comes later waits behind it. It gives
+/// up before a batch does, and is run again.
+pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// `idle_in_transaction_session_timeout` of a writer's connection: the transaction of a frozen process lets go by itself.
 pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_millis(3000);
 /// Deadline for a new connection.
@@ -576,6 +579,10 @@ const _: () = {
             + 5 * ADMIN_DRAIN_DEADLINE.as_millis()
             < SHUTDOWN_DEADLINE.as_millis(),
         "the parts of the shutdown must fit the whole"
+    );
+    assert!(
+        MIGRATION_LOCK_TIMEOUT.as_millis() < LOCK_TIMEOUT.as_millis(),
+        "a migration that waits for a table must not fail the batches behind it"
     );
     assert!(
         STATEMENT_DEADLINE.as_secs() * (BATCH_ATTEMPTS_MAX as u64) < MAX_POLL_INTERVAL.as_secs(),

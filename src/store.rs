@@ -36,7 +36,7 @@ pub use audit::{AuditSession, AuditSnapshot, Halt, HaltedSku};
 pub use batch::{BatchError, BatchHead, BatchTransaction, SettledHold};
 pub use dead_letters::DeadLetter;
 pub use lists::{ReservationFilter, ReservationPage, UserUnits};
-pub use migrate::migrate;
+pub use migrate::{SchemaMismatch, migrate};
 pub use outbox::{OutboxRow, OutboxSession, OutboxState, ParkedRow, UnreadRow};
 pub use poison::{Dealt, PoisonFilter, PoisonRow, Resolution};
 pub use user_units::UserOfSku;
@@ -63,16 +63,9 @@ pub enum StoreError {
     /// The database has no tables of ours: `flashsale migrate` has not run, or is running.
     #[error("the database has no tables yet: `flashsale migrate` makes them")]
     NotMigrated,
-    /// The database's tables are those of another build.
-    #[error("the database's schema is version {found}, this build needs {expected}: {remedy}")]
-    OtherSchema {
-        /// The newest migration there.
-        found: i64,
-        /// The newest migration of this build.
-        expected: i64,
-        /// What to do.
-        remedy: &'static str,
-    },
+    /// The database's tables are not for this build.
+    #[error(transparent)]
+    OtherSchema(#[from] SchemaMismatch),
     /// A row that this build can't read.
     #[error("unreadable row: {what}")]
     Unreadable {

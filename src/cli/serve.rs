@@ -242,13 +242,16 @@ async fn ingress_failure(ingress: Ingress, stop: CancellationToken) -> Result<()
     }
 }
 
-/// Refuses to work on tables that this build was not made for, as soon as Postgres can be asked. Waits for tables that are not made yet:
+/// Refuses to work on tables that this build can't work on, as soon as Postgres can be asked. Waits for tables that are not made yet:
 /// in a cluster everything is started at once. Until `is_checked` the process is not ready.
 pub(super) async fn check_schema(store: Store, is_checked: Flag, stop: CancellationToken) -> Result<(), StoreError> {
     let (mut told_away, mut told_waiting) = (false, false);
     loop {
         match store.check_schema().await {
-            Ok(()) => {
+            Ok(found) => {
+                if found > Store::schema_version_of_build() {
+                    tracing::info!(schema = found, "working on the schema of a newer build, which allows it");
+                }
                 is_checked.set(true);
                 stop.cancelled().await;
                 return Ok(());

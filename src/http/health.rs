@@ -75,7 +75,12 @@ impl Health {
     fn start(&self) -> Vec<CheckView> {
         let mut checks = Vec::new();
         if let Some(checked) = &self.schema_checked {
-            checks.push(check("schema", checked.get(), "as this build needs it", "not checked yet, or not made yet"));
+            checks.push(check(
+                "schema",
+                checked.get(),
+                "one that this build can work on",
+                "not checked yet, or not made yet",
+            ));
         }
         if let Some(loaded) = &self.catalogue_loaded {
             checks.push(check("catalogue", loaded.get(), "loaded", "not loaded yet"));

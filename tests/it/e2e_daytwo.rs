@@ -133,12 +133,21 @@ async fn everything_waits_for_the_tables_and_begins_by_itself() {
         wait_for("it is ready", SOON, async || site.is_ready(process).await).await;
     }
     site.put_sku("a", 1, 1).await;
-    // Those that run are not stopped by a later migration; this build does not start again.
-    let migrated = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', true, '', 0)";
-    site.db.run(migrated).await;
+    // A newer build's tables: this one starts while they are only expanded, and no more when they are contracted.
+    let newer = |migration| {
+        format!(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES ({migration}, 'newer', true, '', 0)"
+        )
+    };
+    site.db.run(&newer(9998)).await;
+    site.db.run("INSERT INTO schema_floor (migration, oldest_build) VALUES (9998, 1)").await;
+    let output = site.run(&["drain"]).await;
+    assert_eq!(ended(&output).0, 0, "{output:?}");
+    site.db.run(&newer(9999)).await;
+    site.db.run("INSERT INTO schema_floor (migration, oldest_build) VALUES (9999, 9998)").await;
     for role in [&["api"][..], &["consumer"], &["relay"], &["audit", "--watch"], &["drain"]] {
         let (exit, _, told) = ended(&site.run(role).await);
-        let said = "the database's schema is version 9999, this build needs";
+        let said = "the database's schema is version 9999, for builds of schema 9998 and newer";
         assert!(
             exit == 69 && told.lines().any(|line| line.starts_with("flashsale: ") && line.contains(said)),
             "{role:?}: {exit} {told}"

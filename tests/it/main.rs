@@ -47,6 +47,7 @@ mod redis_scripts;
 mod status_reads;
 mod store_holds;
 mod store_lists;
+mod store_schema;
 mod store_writer;
 mod support;
 mod tidy;

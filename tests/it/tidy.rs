@@ -2,6 +2,7 @@
 //!
 //! Each rule is a function from a source to its offences, and has a case that shows it catching one and letting a good neighbour pass.
 
+mod migrations;
 mod source;
 
 use source::{Source, sources_in};
