@@ -64,6 +64,9 @@ pub(super) struct PutArgs {
     /// What all extensions of one hold may add, e.g. 10m
     #[arg(long, value_name = "TIME", default_value = "600s", value_parser = parse_seconds)]
     extension_max: u32,
+    /// Leave a SKU that exists as it is
+    #[arg(long)]
+    unless_exists: bool,
 }
 
 #[derive(Args)]
@@ -137,7 +140,14 @@ impl Sku {
     pub(super) async fn run(self, config: Config, is_json: bool) -> Result<(), Failure> {
         let store = Store::new(config.database(), &config.topic).map_err(|error| Failure::unavailable(&error))?;
         match self {
-            Self::Put(args) => change(args.sku.clone(), put_of(args)?, &config, store, is_json).await,
+            Self::Put(args) => {
+                if args.unless_exists
+                    && let Some(entry) = find(&store, &args.sku).await?
+                {
+                    return show(&store, &[entry], is_json, true).await;
+                }
+                change(args.sku.clone(), put_of(args)?, &config, store, is_json).await
+            }
             Self::Pause(PauseArgs { sku, note }) => {
                 change(sku, SkuChange::Pause { pauses: true, note }, &config, store, is_json).await
             }
@@ -145,19 +155,21 @@ impl Sku {
                 change(sku, SkuChange::Pause { pauses: false, note }, &config, store, is_json).await
             }
             Self::Adjust(args) => change(args.sku.clone(), adjust_of(args), &config, store, is_json).await,
-            Self::Show { sku } => {
-                let found = store.load_skus(std::slice::from_ref(&sku)).await;
-                match found.map_err(|error| Failure::unavailable(&error))?.pop() {
-                    Some(entry) => show(&store, &[entry], is_json, true).await,
-                    None => Err(unknown_sku(&sku)),
-                }
-            }
+            Self::Show { sku } => match find(&store, &sku).await? {
+                Some(entry) => show(&store, &[entry], is_json, true).await,
+                None => Err(unknown_sku(&sku)),
+            },
             Self::List => {
                 let entries = store.load_catalogue().await.map_err(|error| Failure::unavailable(&error))?;
                 show(&store, &entries, is_json, false).await
             }
         }
     }
+}
+
+async fn find(store: &Store, sku: &SkuId) -> Result<Option<CatalogueEntry>, Failure> {
+    let mut found = store.load_skus(std::slice::from_ref(sku)).await.map_err(|error| Failure::unavailable(&error))?;
+    Ok(found.pop())
 }
 
 /// Asks, and prints what came of it.

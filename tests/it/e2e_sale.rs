@@ -32,6 +32,13 @@ async fn a_request_is_queued_and_then_reserved() {
     assert_eq!(sold_out.body["holds_pending"], true);
     let sku = site.get(&all, "/v1/skus/sneaker-42").await;
     assert_eq!((sku.text("status"), &sku.body["available"], &sku.body["reserved"]), ("SOLD_OUT", &0.into(), &2.into()));
+    // As a set-up that is run again: neither the other stock nor the other limit matters.
+    let again = ["sku", "put", "sneaker-42", "--unless-exists", "--on-hand", "7", "--user-limit", "9"];
+    let kept = site.run(&again).await;
+    assert!(kept.status.success(), "{}", String::from_utf8_lossy(&kept.stderr));
+    let shown = site.run(&["sku", "show", "sneaker-42", "--json"]).await;
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("it is JSON");
+    assert_eq!((&shown["on_hand"], &shown["user_limit"]), (&2.into(), &1.into()), "{shown}");
     let listed = site.run(&["sku", "list"]).await;
     assert!(String::from_utf8_lossy(&listed.stdout).contains("sneaker-42"));
     let tail = site.run(&["log", "tail", "--from", "0"]).await;
