@@ -93,12 +93,12 @@ impl Goal {
         self.position >= self.log_end
     }
 
-    /// For people and scripts.
+    /// For people and scripts. What is halted is never called decided: its log may be another one than the one that was.
     fn state(&self) -> &'static str {
-        match (self.is_reached(), &self.halted_reason) {
-            (true, _) => "decided",
-            (false, Some(_)) => "halted",
-            (false, None) => "waiting",
+        match (&self.halted_reason, self.is_reached()) {
+            (Some(_), _) => "halted",
+            (None, true) => "decided",
+            (None, false) => "waiting",
         }
     }
 }
@@ -114,11 +114,12 @@ impl Draining {
         if !self.is_over() {
             self.consume(shared, stop).await?;
         }
-        let halted = self.goals.iter().find_map(|(partition, goal)| {
-            let reason = goal.halted_reason.as_ref().filter(|_| !goal.is_reached())?;
+        let halted = self.goals.iter().filter_map(|(partition, goal)| {
+            let reason = goal.halted_reason.as_ref()?;
             Some(format!("partition {partition} is halted: {reason}; `flashsale partition resume` lets it go on"))
         });
-        halted.map_or(Ok(()), |message| Err(Failure::refused(message)))
+        let halted: Vec<String> = halted.collect();
+        if halted.is_empty() { Ok(()) } else { Err(Failure::refused(halted.join("\n"))) }
     }
 
     /// Reads how far the partitions are, and then where they end.
@@ -190,7 +191,7 @@ impl Draining {
 
     /// What is not decided, for people.
     fn waiting(&self) -> String {
-        let waiting = self.goals.iter().filter(|(_, goal)| !goal.is_reached());
+        let waiting = self.goals.iter().filter(|(_, goal)| goal.state() == "waiting");
         let told = waiting
             .map(|(p, goal)| format!("partition {p} stands at {}, its log ended at {}", goal.position, goal.log_end));
         told.collect::<Vec<_>>().join("; ")

@@ -100,6 +100,24 @@ async fn a_drain_decides_all_but_what_is_halted_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_never_calls_a_halted_partition_decided() {
+    let site = site_with_skus(&[]).await;
+    // A log that was cut: it ends below what was decided, and the halt is stored.
+    site.db.run("UPDATE partition_state SET position = 7, halted_reason = 'it was cut' WHERE partition = 3").await;
+    // And one that has nothing more to decide.
+    site.db.run("UPDATE partition_state SET halted_reason = 'changed stock' WHERE partition = 4").await;
+    let output = site.run(&["drain", "--json"]).await;
+    let (exit, _, told) = ended(&output);
+    assert_eq!(exit, 1, "{told}");
+    for (partition, reason) in [(3, "it was cut"), (4, "changed stock")] {
+        let line = format!("flashsale: partition {partition} is halted: {reason}");
+        assert!(told.lines().any(|told| told.starts_with(&line)), "{line} in {told}");
+        assert_eq!(json(&output)[partition]["state"], "halted");
+    }
+    site.finish([]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_gives_up_on_servers_that_are_away() {
     let site = Site::shared().await;
     for away in [["--kafka-brokers", "127.0.0.1:1"], ["--database-url", "postgres://nobody@127.0.0.1:1/none"]] {
@@ -267,7 +285,9 @@ async fn a_payment_that_could_not_be_stored_is_replayed_once() {
     assert_eq!(shown["command"]["payment_ref"], "pay-9", "{shown}");
 
     // While the cause remains, it is poison again, in its new place.
-    let again = json(&site.run(&["dlq", "replay", &place, "--json"]).await);
+    let again = site.run(&["dlq", "replay", &place, "--json"]).await;
+    assert_eq!(ended(&again).0, 1, "{again:?}");
+    let again = json(&again);
     assert_eq!(again["decision"], "PROCESSING_ERROR", "{again}");
     let listed = json(&site.run(&["dlq", "list", "--json"]).await);
     assert_eq!(
@@ -283,7 +303,8 @@ async fn a_payment_that_could_not_be_stored_is_replayed_once() {
     let count = "SELECT sum(position)::bigint FROM partition_state";
     let before = site.db.number(count).await;
     let second = json(&site.run(&["dlq", "replay", &place, "--json"]).await);
-    assert_eq!((&second["replayed_to"], &second["decision"]), (&replayed["replayed_to"], &"REPLAYED_BEFORE".into()));
+    assert_eq!((&second["replayed_to"], &second["decision"]), (&replayed["replayed_to"], &"CONFIRMED".into()));
+    assert_eq!((&replayed["is_repeat"], &second["is_repeat"]), (&false.into(), &true.into()));
     drain(&site).await;
     assert_eq!(site.db.number(count).await, before, "nothing was published");
     assert_eq!(ended(&site.run(&["dlq", "drop", &place, "--note", "late"]).await).0, 1, "it was replayed");
@@ -317,9 +338,15 @@ async fn a_command_that_was_poisoned_without_an_id_is_replayed_if_it_can_be_read
             ))
             .await;
     }
-    let replayed = json(&site.run(&["dlq", "replay", "9.900", "--json"]).await);
-    assert_eq!(replayed["decision"], "NOT_DECIDED_YET", "nobody decides: {replayed}");
+    for is_repeat in [false, true] {
+        let replayed = site.run(&["dlq", "replay", "9.900", "--json"]).await;
+        assert_eq!(ended(&replayed).0, 2, "nobody decides: {replayed:?}");
+        let replayed = json(&replayed);
+        assert_eq!((&replayed["decision"], &replayed["is_repeat"]), (&Value::Null, &is_repeat.into()), "{replayed}");
+    }
     drain(&site).await;
+    let replayed = json(&site.run(&["dlq", "replay", "9.900", "--json"]).await);
+    assert_eq!(replayed["decision"], "RESERVED", "{replayed}");
     let id = alone.id();
     assert_eq!(
         site.db.number(&format!("SELECT count(*) FROM reservation WHERE status = 1 AND reservation_id = '{id}'")).await,
@@ -327,5 +354,29 @@ async fn a_command_that_was_poisoned_without_an_id_is_replayed_if_it_can_be_read
     );
     let (exit, _, told) = ended(&site.run(&["dlq", "replay", "9.901"]).await);
     assert!(exit == 1 && told.contains("it may stand for any of them"), "{exit} {told}");
+    site.finish([]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drop_that_comes_between_the_publish_and_the_mark_is_told() {
+    let site = site_with_skus(&["a"]).await;
+    let command = record(&[reserve("a", "u-1", 1)]);
+    let hex: String = command.iter().map(|byte| format!("{byte:02x}")).collect();
+    site.db
+        .run(&format!(
+            "INSERT INTO poison (partition, log_offset, log_index, reason, log_time, raw) VALUES (9, 900, 0, 'MALFORMED', now(), '\\x{hex}')"
+        ))
+        .await;
+    let mut other = site.db.connect().await;
+    let drop = "BEGIN; UPDATE poison SET resolved_at = now(), resolution = 'dropped', note = 'mine'";
+    sqlx::raw_sql(drop).execute(&mut other).await.expect("it is marked");
+    let (replayed, ()) = tokio::join!(site.run(&["dlq", "replay", "9.900"]), async {
+        let waits = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                     WHERE NOT l.granted AND a.query LIKE '%resolve_poison%'";
+        wait_for("it is published, and waits to be marked", SOON, async || site.db.number(waits).await == 1).await;
+        sqlx::raw_sql("COMMIT").execute(&mut other).await.expect("it is dropped");
+    });
+    let (exit, _, told) = ended(&replayed);
+    assert!(exit == 1 && told.contains("was published as") && told.contains("dropped at"), "{exit} {told}");
     site.finish([]).await;
 }

@@ -21,9 +21,10 @@ use crate::ids::Ticket;
 use crate::ingress::Delivery;
 use crate::inventory::{Command, PoisonReason};
 use crate::limits;
-use crate::store::{PoisonRow, Resolution, Store};
+use crate::store::{CommandRow, PoisonRow, Resolution, Store};
 use crate::wire::{self, Sent};
 
+/// Publishes the command, unless that was done before, and tells what was decided.
 pub(super) async fn replay(
     config: &Config,
     store: &Store,
@@ -32,47 +33,106 @@ pub(super) async fn replay(
     is_json: bool,
 ) -> Result<(), Failure> {
     let row = find(store, which).await?;
-    if let Some(dealt) = &row.dealt {
-        return match dealt.resolution {
-            Resolution::Replayed(to) => tell_replay(&row, to, "REPLAYED_BEFORE", is_json),
-            Resolution::Dropped => Err(Failure::refused(format!("{} was {}", row.ticket, told(dealt)))),
-        };
-    }
     let raw = store.load_poison_bytes(row.ticket).await.map_err(|error| unavailable(&error))?;
-    let sent = replayable(&row, &raw).map_err(Failure::refused)?;
+    let sent = replayable(&row, &raw);
+    let published_before = match row.dealt.as_ref().map(|dealt| &dealt.resolution) {
+        Some(Resolution::Dropped) => return Err(dealt_with(&row)),
+        Some(Resolution::Replayed(to)) => Some(*to),
+        None => None,
+    };
+    let sent = sent.map_err(|why| match published_before {
+        // By a build that could.
+        Some(to) => Failure::unknown(format!("{} was replayed as {to}, but {why}", row.ticket)),
+        None => Failure::refused(why),
+    })?;
     let (id, is_reserve) = (sent.command.id(), matches!(sent.command, Command::Reserve(_)));
+    let to = match published_before {
+        Some(to) => to,
+        None => {
+            let to = publish(config, store, &row, sent).await?;
+            mark(store, &row, to, note).await?;
+            to
+        }
+    };
+    let decision = await_decision(store, id, to, is_reserve).await;
+    tell(&row, to, decision, published_before.is_some(), is_json)
+}
+
+/// Somebody dropped it.
+fn dealt_with(row: &PoisonRow) -> Failure {
+    let what = row.dealt.as_ref().map_or("dealt with".to_owned(), told);
+    Failure::refused(format!("{} was {what}", row.ticket))
+}
+
+async fn publish(config: &Config, store: &Store, row: &PoisonRow, sent: Sent) -> Result<Ticket, Failure> {
     let partition = home_of(store, &sent.command).await?;
     let asking = Asking::start(config, store)?;
     let published = asking.publish(partition, sent).await;
     asking.end().await;
-    let to = match published {
-        Delivery::Delivered(ticket) => ticket,
+    match published {
+        Delivery::Delivered(ticket) => Ok(ticket),
         Delivery::NotSent(_) => {
-            return Err(Failure::unavailable_because("the command could not be published; nothing was changed"));
+            Err(Failure::unavailable_because(format!("{} could not be published; nothing was changed", row.ticket)))
         }
-        Delivery::Unknown => {
-            return Err(Failure::unknown(
-                "nobody knows whether the command was published: run it again, it is carried out once",
-            ));
-        }
-    };
-    if let Err(error) = store.resolve_poison(row.ticket, &Resolution::Replayed(to), note).await {
-        let why = chain(&error);
-        return Err(Failure::unknown(format!(
-            "published as {to}, but not marked: run it again, it is carried out once: {why}"
-        )));
+        Delivery::Unknown => Err(Failure::unknown(format!(
+            "nobody knows whether {} was published: run it again, it is carried out once",
+            row.ticket
+        ))),
     }
-    let decision = await_decision(store, id, to, is_reserve).await;
-    tell_replay(&row, to, decision.as_deref().unwrap_or("NOT_DECIDED_YET"), is_json)
 }
 
-fn tell_replay(row: &PoisonRow, to: Ticket, decision: &str, is_json: bool) -> Result<(), Failure> {
-    if is_json {
-        return print(pretty(
-            &json!({"place": row.ticket.to_string(), "replayed_to": to.to_string(), "decision": decision}),
-        ));
+/// Notes where the command stands now. Of two who replay it at once the first one's place stays: both are in the log, one is carried out.
+async fn mark(store: &Store, row: &PoisonRow, to: Ticket, note: Option<&str>) -> Result<(), Failure> {
+    let marked = store.resolve_poison(row.ticket, &Resolution::Replayed(to), note).await;
+    let is_first = marked.map_err(|error| {
+        let why = chain(&error);
+        Failure::unknown(format!("published as {to}, but not marked: run it again, it is carried out once: {why}"))
+    })?;
+    if is_first {
+        return Ok(());
     }
-    print(format!("{} is replayed as {to}: {decision}", row.ticket))
+    let Ticket { partition, place } = row.ticket;
+    let now = find(store, Which { partition, offset: place.offset, index: Some(place.index) }).await?;
+    match now.dealt.as_ref().map(|dealt| &dealt.resolution) {
+        Some(Resolution::Replayed(_)) => Ok(()),
+        _ => Err(Failure::refused(format!(
+            "{} was published as {to}; meanwhile {}",
+            row.ticket,
+            dealt_with(&now).message
+        ))),
+    }
+}
+
+/// What was decided.
+struct Decision {
+    /// The state of the reservation, the result of the command, or why it is poison again.
+    word: String,
+    is_poison: bool,
+}
+
+/// Exits 1 if it is poison again, 2 if it is not decided yet.
+fn tell(
+    row: &PoisonRow,
+    to: Ticket,
+    decision: Option<Decision>,
+    is_repeat: bool,
+    is_json: bool,
+) -> Result<(), Failure> {
+    let word = decision.as_ref().map(|decision| decision.word.as_str());
+    if is_json {
+        print(pretty(&json!({"place": row.ticket.to_string(), "replayed_to": to.to_string(), "decision": word,
+            "is_repeat": is_repeat})))?;
+    } else {
+        let (is, word) = (if is_repeat { "was" } else { "is" }, word.unwrap_or("not decided yet"));
+        print(format!("{} {is} replayed as {to}: {word}", row.ticket))?;
+    }
+    match decision {
+        Some(decision) if !decision.is_poison => Ok(()),
+        Some(Decision { word, .. }) => Err(Failure::refused(format!("it is a dead letter again, {to}: {word}"))),
+        None => Err(Failure::unknown(
+            "it is in the log, but not decided yet: is a consumer running? Run it again to look, nothing more is published",
+        )),
+    }
 }
 
 /// The command as it may be published again, or why it may not: see the top of this file.
@@ -128,23 +188,28 @@ async fn home_of(store: &Store, command: &Command) -> Result<i32, Failure> {
     home.ok_or_else(|| Failure::refused(format!("there is no SKU {}: it would be poison again", sku.as_str())))
 }
 
-/// What was decided, a word; `None` = not yet, or it can't be asked.
-async fn await_decision(store: &Store, id: Uuid, to: Ticket, is_reserve: bool) -> Option<String> {
+/// `None` = not yet within [`limits::ADMIN_DECISION_WAIT`], or it can't be asked.
+async fn await_decision(store: &Store, id: Uuid, to: Ticket, is_reserve: bool) -> Option<Decision> {
     let deadline = Instant::now() + limits::ADMIN_DECISION_WAIT;
-    while Instant::now() < deadline {
+    loop {
         let decided = if is_reserve {
             let read = store.load_statuses(&[id]).await.ok();
-            read.and_then(|mut read| read.reservations.remove(&id)).map(|row| row.status.word().to_owned())
+            read.and_then(|mut read| read.reservations.remove(&id)).map(|row| match (row.user_id, row.rejection) {
+                // Poison has no user.
+                (None, Some(rejection)) => Decision { word: rejection.reason, is_poison: true },
+                _ => Decision { word: row.status.word().to_owned(), is_poison: false },
+            })
         } else {
             let read = store.load_commands(&[(id, to)]).await.ok();
-            read.and_then(|mut rows| rows.pop().flatten()).map(|row| row.result)
+            // And no kind.
+            let decision = |row: CommandRow| Decision { word: row.result, is_poison: row.kind.is_empty() };
+            read.and_then(|mut rows| rows.pop().flatten()).map(decision)
         };
-        if decided.is_some() {
+        if decided.is_some() || Instant::now() >= deadline {
             return decided;
         }
         sleep(limits::COMMAND_POLL_EVERY).await;
     }
-    None
 }
 
 #[cfg(test)]
