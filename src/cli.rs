@@ -60,7 +60,7 @@ enum Command {
     Consumer,
     /// Publish events; or look after those that can't be published
     Relay(relay::Relay),
-    /// Add the stock up by another way than the writers; exits 0 if it adds up, 1 if not, 2 if nobody can say
+    /// Add the stock up by another way than the writers, or that of some SKUs; exits 0 if it adds up, 1 if not, 2 if nobody can say
     Audit(audit::Audit),
     /// All of them in one process
     All,
@@ -74,7 +74,7 @@ enum Command {
     /// Look at reservations; confirm, cancel and extend them
     #[command(subcommand)]
     Reservation(reservation::Reservation),
-    /// Show partitions, resume halted ones
+    /// Show partitions, resume halted ones, step over what no build can read
     #[command(subcommand)]
     Partition(partition::Partition),
     /// Read the log
@@ -194,7 +194,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Reservation(reservation) => {
             in_runtime(reservation.run(config(reservation::Reservation::NEEDS)?, json))
         }
-        Command::Partition(partition) => in_runtime(partition.run(config(&[Needs::Database])?, json)),
+        Command::Partition(partition) => {
+            let config = config(partition.needs())?;
+            in_runtime(partition.run(config, json))
+        }
         Command::Log(log) => in_runtime(log.run(config(&[Needs::Kafka])?)),
         Command::Dlq(dlq) => {
             let config = config(dlq.needs())?;

@@ -38,6 +38,7 @@ pub use dead_letters::DeadLetter;
 pub use lists::{ReservationFilter, ReservationPage, UserUnits};
 pub use migrate::{SchemaMismatch, migrate};
 pub use outbox::{OutboxRow, OutboxSession, OutboxState, ParkedRow, UnreadRow};
+pub use partitions::SkippedRecord;
 pub use poison::{Dealt, PoisonFilter, PoisonRow, Resolution};
 pub use user_units::UserOfSku;
 pub use writer::{Claim, ClaimError, Standing, Writer, WriterConfig};

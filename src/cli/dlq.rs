@@ -10,7 +10,7 @@ mod replay;
 
 use clap::{Args, Subcommand};
 
-use super::partition::parse_note;
+use super::partition::{a_partition, parse_note};
 use super::{Failure, print};
 use crate::config::{Config, Needs};
 use crate::ids::Ticket;
@@ -52,7 +52,7 @@ pub(super) enum Dlq {
 #[derive(Args)]
 pub(super) struct List {
     /// Only of this partition
-    #[arg(long, value_parser = clap::value_parser!(i32).range(0..i64::from(limits::PARTITIONS_MAX)))]
+    #[arg(long, value_parser = a_partition())]
     partition: Option<i32>,
     /// Only with this reason: MALFORMED, NOT_HERE or PROCESSING_ERROR
     #[arg(long, value_parser = parse_reason)]

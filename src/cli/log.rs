@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::partition::a_partition;
 use super::{Failure, print};
 use crate::clock::rfc3339;
 use crate::config::Config;
@@ -27,7 +28,7 @@ pub(super) enum Log {
 #[derive(Args)]
 pub(super) struct Tail {
     /// Only this partition
-    #[arg(long, value_parser = clap::value_parser!(i32).range(0..i64::from(limits::PARTITIONS_MAX)))]
+    #[arg(long, value_parser = a_partition())]
     partition: Option<i32>,
     /// Begin at this offset [default: the oldest record; with --follow, the newest]
     #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]

@@ -1,28 +1,51 @@
-//! `flashsale partition`: how far each partition is decided, and the end of a halt.
+//! `flashsale partition`: how far each partition is decided, the end of a halt, and the way past a record that no build can read.
 
 use clap::Subcommand;
+use clap::builder::RangedI64ValueParser;
 use serde_json::json;
 
 use super::{Failure, pretty, print};
-use crate::config::Config;
+use crate::config::{Config, Needs};
+use crate::kafka::LogEnds;
 use crate::limits;
-use crate::store::{PartitionRow, Store};
+use crate::store::{PartitionRow, SkippedRecord, Store};
+use crate::wire::{self, DecodeError};
 
 #[derive(Subcommand)]
 pub(super) enum Partition {
     /// Show epoch, position and halt of every partition; exits 1 if one is halted
     Show {
         /// Only this one
+        #[arg(value_parser = a_partition())]
         partition: Option<i32>,
     },
     /// Let a halted partition go on; say why, it is kept
     Resume {
         /// Which
+        #[arg(value_parser = a_partition())]
         partition: i32,
         /// What was found and done, 1 to 200 characters
         #[arg(long, value_parser = parse_note)]
         note: String,
     },
+    /// Step over the next record to decide, if it claims to be a newer build's; it is kept among the dead letters. May lose what was
+    /// answered 202
+    Skip {
+        /// Which
+        #[arg(value_parser = a_partition())]
+        partition: i32,
+        /// The record's; must be the partition's position
+        #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
+        offset: i64,
+        /// How it is known that no build wrote it, 1 to 200 characters
+        #[arg(long, value_parser = parse_note)]
+        note: String,
+    },
+}
+
+/// Reads a partition's number.
+pub(super) fn a_partition() -> RangedI64ValueParser<i32> {
+    clap::value_parser!(i32).range(0..i64::from(limits::PARTITIONS_MAX))
 }
 
 pub(super) fn parse_note(text: &str) -> Result<String, String> {
@@ -31,11 +54,20 @@ pub(super) fn parse_note(text: &str) -> Result<String, String> {
 }
 
 impl Partition {
+    /// Skipping reads the record.
+    pub(super) fn needs(&self) -> &'static [Needs] {
+        match self {
+            Self::Skip { .. } => &[Needs::Database, Needs::Kafka],
+            Self::Show { .. } | Self::Resume { .. } => &[Needs::Database],
+        }
+    }
+
     pub(super) async fn run(self, config: Config, is_json: bool) -> Result<(), Failure> {
         let store = Store::new(config.database(), &config.topic).map_err(|error| Failure::unavailable(&error))?;
         match self {
             Self::Show { partition } => show(&store, partition, is_json).await,
             Self::Resume { partition, note } => resume(&store, partition, &note).await,
+            Self::Skip { partition, offset, note } => skip(&config, &store, partition, offset, &note).await,
         }
     }
 }
@@ -72,5 +104,26 @@ async fn resume(store: &Store, partition: i32, note: &str) -> Result<(), Failure
         Ok(true) => print(format!("partition {partition} goes on")),
         Ok(false) => Err(Failure::refused(format!("partition {partition} is not halted"))),
         Err(error) => Err(Failure::unavailable(&error)),
+    }
+}
+
+async fn skip(config: &Config, store: &Store, partition: i32, offset: i64, note: &str) -> Result<(), Failure> {
+    let log_ends = LogEnds::start(config.brokers(), &config.topic).map_err(|error| Failure::unavailable(&error))?;
+    let read = log_ends.read_record(partition, offset).await.map_err(|error| Failure::unavailable(&error))?;
+    let record = read.ok_or_else(|| Failure::refused(format!("the log has no record {partition}.{offset}")))?;
+    // Every other record has a decision, if only that it is poison.
+    if !matches!(wire::decode(&record.payload), Err(DecodeError::UnknownVersion(_))) {
+        return Err(Failure::refused(format!("{partition}.{offset} needs no skipping: this build decides it")));
+    }
+    let skipped = SkippedRecord { partition, offset, at: record.at, raw: &record.payload, note };
+    match store.skip_record(skipped).await {
+        Ok(true) => print(format!(
+            "{partition}.{offset} is skipped, and among the dead letters; start the consumers anew that gave the partition up"
+        )),
+        Ok(false) => Err(Failure::refused(format!(
+            "partition {partition} does not stand at {offset}: `flashsale partition show {partition}`"
+        ))),
+        // Asked again, it is skipped or it stands behind it: never two records.
+        Err(error) => Err(Failure::unknown(format!("run it again: {}", super::chain(&error)))),
     }
 }

@@ -380,3 +380,62 @@ async fn a_drop_that_comes_between_the_publish_and_the_mark_is_told() {
     assert!(exit == 1 && told.contains("was published as") && told.contains("dropped at"), "{exit} {told}");
     site.finish([]).await;
 }
+
+#[tokio::test]
+async fn a_partition_that_no_log_has_is_a_mistake_and_no_bug() {
+    let site = Site::shared().await;
+    for partition in ["40000", "70000"] {
+        assert_eq!(ended(&site.run(&["partition", "resume", partition, "--note", "n"]).await).0, 64);
+        assert_eq!(ended(&site.run(&["partition", "show", partition]).await).0, 64);
+        assert_eq!(ended(&site.run(&["dlq", "show", &format!("{partition}.0.0")]).await).0, 64);
+    }
+    assert_eq!(ended(&site.run(&["partition", "resume", "1000", "--note", "n"]).await).0, 1);
+    site.finish([]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_no_build_can_read_is_stepped_over_and_leaves_no_gap() {
+    let site = site_with_skus(&["a"]).await;
+    let home = partition_of(&site, "a").await;
+    let position = format!("SELECT position FROM partition_state WHERE partition = {home}");
+    let start = site.db.number(&position).await;
+    let waiting = record(&[reserve("a", "u-1", 1)]);
+    let newer = [b'F', b'S', 200, 1, 0, 1, b's'];
+    let behind = record(&[reserve("a", "u-2", 1)]);
+    publish_raw(&site.db.topic, home, "a", &[&waiting, &newer, &behind]);
+    let consumer = site.start("consumer").await;
+    let gives_up = |line: &Value| line["level"] == "ERROR" && line["offset"] == start + 1;
+    wait_for("it gives the partition up", SOON, async || consumer.lines().iter().any(gives_up)).await;
+    assert_eq!(site.db.number(&position).await, start + 1);
+
+    let home_text = home.to_string();
+    let skip = async |offset: i64| {
+        let offset = offset.to_string();
+        let args = ["partition", "skip", &home_text, "--offset", &offset, "--note", "a stranger's bytes"];
+        ended(&site.run(&args).await)
+    };
+    let refusals =
+        [(start, "this build decides it"), (start + 2, "this build decides it"), (start + 9, "has no record")];
+    for (offset, why) in refusals {
+        let (exit, _, told) = skip(offset).await;
+        assert!(exit == 1 && told.contains(why), "{offset}: {exit} {told}");
+    }
+    assert_eq!(site.db.number(&position).await, start + 1);
+    let (exit, _, told) = skip(start + 1).await;
+    assert_eq!(exit, 0, "{told}");
+    let (exit, _, told) = skip(start + 1).await;
+    assert!(exit == 1 && told.contains("does not stand at"), "once: {exit} {told}");
+    assert!(consumer.stop().await.success());
+
+    // What follows is decided; nothing is lost, and nothing is left for the auditor.
+    drain(&site).await;
+    assert_eq!(site.db.number("SELECT count(*) FROM reservation WHERE status = 1").await, 2);
+    let listed = json(&site.run(&["dlq", "list", "--json"]).await);
+    assert_eq!(listed["items"][0]["place"], format!("{home}.{}.0", start + 1), "{listed}");
+    let shown = json(&site.run(&["dlq", "show", &format!("{home}.{}", start + 1), "--json"]).await);
+    assert_eq!(shown["payload_hex"], "4653c801000173", "{shown}");
+    let audited = site.run(&["audit"]).await;
+    assert_eq!(ended(&audited).0, 0, "{audited:?}");
+    assert_eq!(site.db.number("SELECT count(*) FROM partition_resume WHERE note = 'a stranger''s bytes'").await, 1);
+    site.finish([]).await;
+}
