@@ -11,9 +11,10 @@
 //! restored database does not look like a broken one. It repairs nothing: that is for a person.
 //!
 //! A running auditor begins with the last [`limits::AUDIT_MOVEMENTS_BACK`] movements of each SKU: it must be there fast when another one died.
-//! [`look_once`] reads everything that was ever written.
+//! [`look_once`] reads everything that was ever written, and [`look_at`] all of some SKUs.
 
 pub mod books;
+mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +30,9 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::store::{AuditSession, Halt, StoreError};
 use crate::telemetry::metrics as names;
-use books::{Books, Check, Counters, Finding, Recounted, Subject};
+use books::{Books, Check, Finding, Subject};
+use look::{Reach, Recount, look, recount};
+pub use look::{Report, SkuAudit, look_at, look_once};
 
 /// What the probes read: whether the auditor has a session, leading or standing by.
 #[derive(Clone, Debug, Default)]
@@ -49,102 +52,6 @@ pub struct Config {
     pub database_url: Arc<str>,
     /// The log's topic: its partitions are audited.
     pub topic: String,
-}
-
-/// What one look found.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// SKUs that were looked at.
-    pub skus: Vec<String>,
-    /// Contradictions; empty = all is well.
-    pub findings: Vec<Finding>,
-}
-
-/// How far back books begin that are begun anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
-    /// With the first row ever written.
-    All,
-    /// With the last few of each.
-    Recent,
-}
-
-/// All reservations of one moment, with the counters of that moment.
-struct Recount {
-    counters: Vec<Counters>,
-    recounted: Vec<Recounted>,
-    /// The last resume of each SKU then.
-    resumes: BTreeMap<String, i64>,
-    took: Duration,
-}
-
-/// Looks once at everything that was ever written.
-///
-/// # Errors
-/// [`StoreError`]: nobody knows.
-pub async fn look_once(config: &Config) -> Result<Report, StoreError> {
-    let mut books = Books::default();
-    let recount = recount(config.clone()).await?;
-    let mut session = AuditSession::open(&config.database_url, &config.topic).await?;
-    let report = look(&mut session, &mut books, Reach::All).await?;
-    books.compare(&recount.counters, &recount.recounted);
-    Ok(Report { findings: [report.findings, books.recount_findings().to_vec()].concat(), ..report })
-}
-
-/// Adds all reservations up, on a connection of its own: it may take long.
-async fn recount(config: Config) -> Result<Recount, StoreError> {
-    let began = Instant::now();
-    let mut session = AuditSession::open(&config.database_url, &config.topic).await?;
-    let mut snapshot = session.snapshot().await?;
-    let counters = snapshot.counters().await?;
-    let resumes = snapshot.resumes().await?;
-    let recounted = snapshot.recount().await?;
-    snapshot.end().await?;
-    Ok(Recount { counters, recounted, resumes, took: began.elapsed() })
-}
-
-/// One snapshot, read and judged.
-async fn look(session: &mut AuditSession, books: &mut Books, reach: Reach) -> Result<Report, StoreError> {
-    let mut snapshot = session.snapshot().await?;
-    let counters = snapshot.counters().await?;
-    books.forget_resumed(&snapshot.resumes().await?);
-    let unread = books.unread(&counters);
-    if !unread.is_empty() {
-        if reach == Reach::Recent {
-            for skus in unread.chunks(limits::AUDIT_SKUS_PER_QUERY) {
-                books.begin_at(snapshot.recent(skus).await?);
-            }
-        }
-        let names: Vec<String> = unread.into_iter().map(|(sku, _)| sku).collect();
-        books.begin_at(snapshot.accepted(&names).await?);
-    }
-    loop {
-        let behind = books.behind(&counters);
-        let mut has_moved = false;
-        for skus in behind.chunks(limits::AUDIT_SKUS_PER_QUERY) {
-            for movement in snapshot.movements(skus).await? {
-                has_moved = true;
-                books.fold(&movement);
-            }
-        }
-        if !has_moved {
-            break;
-        }
-    }
-    let positions = snapshot.positions().await?;
-    if reach == Reach::Recent {
-        books.begin_tiles(&positions);
-    }
-    loop {
-        let batches = snapshot.batches(&books.batches_behind(&positions)).await?;
-        if batches.is_empty() {
-            break;
-        }
-        batches.iter().for_each(|batch| books.tile(batch));
-    }
-    snapshot.end().await?;
-    let findings = books.judge(&counters, &positions);
-    Ok(Report { skus: counters.into_iter().map(|sku| sku.sku_id).collect(), findings })
 }
 
 /// Audits until `stop`. Postgres away is waited for.
@@ -194,6 +101,8 @@ struct Auditor {
     told: BTreeSet<(Subject, Check)>,
     /// SKUs whose gauges were set.
     shown: BTreeSet<String>,
+    /// Whether the gauges of all others were.
+    has_others: bool,
 }
 
 impl Auditor {
@@ -208,6 +117,7 @@ impl Auditor {
             recount_wait: limits::AUDIT_EVERY,
             told: BTreeSet::new(),
             shown: BTreeSet::new(),
+            has_others: false,
         }
     }
 
@@ -240,9 +150,8 @@ impl Auditor {
         if let Some(recounting) = self.recounting.take() {
             recounting.abort();
         }
-        for sku in &self.shown {
-            gauge!(names::INVENTORY_OVERSELL, "sku" => sku.clone()).set(0.0);
-            gauge!(names::INVENTORY_DRIFT, "sku" => sku.clone()).set(0.0);
+        for sku in self.shown.iter().map(String::as_str).chain(self.has_others.then_some(OTHERS)) {
+            show(sku, (0, 0));
         }
         gauge!(names::AUDIT_LEADS).set(0.0);
         self.books = Books::default();
@@ -346,30 +255,40 @@ impl Auditor {
         for check in Check::ALL {
             counter!(names::AUDIT_FINDINGS, "check" => check.name()).increment(0);
         }
-        let mut worst: BTreeMap<&Subject, (i64, i64)> = BTreeMap::new();
+        let mut worst: BTreeMap<&str, (i64, i64)> = report.skus.iter().map(|sku| (sku.as_str(), (0, 0))).collect();
         for finding in &report.findings {
-            let (oversell, drift) = worst.entry(&finding.subject).or_default();
+            let Subject::Sku(sku) = &finding.subject else { continue };
+            let (oversell, drift) = worst.entry(sku).or_default();
             let shown = if finding.check == Check::Oversell { oversell } else { drift };
             *shown = finding.units.max(*shown);
         }
-        let (mut others, mut has_others) = ((0, 0), report.skus.is_empty());
-        for sku in &report.skus {
-            let (oversell, drift) = worst.get(&Subject::Sku(sku.clone())).copied().unwrap_or_default();
-            if self.shown.contains(sku) || self.shown.len() < limits::AUDIT_SKUS_SHOWN_MAX {
-                self.shown.insert(sku.clone());
-                gauge!(names::INVENTORY_OVERSELL, "sku" => sku.clone()).set(oversell as f64);
-                gauge!(names::INVENTORY_DRIFT, "sku" => sku.clone()).set(drift as f64);
+        // Without any SKU there must be a series, too.
+        let mut others = worst.is_empty().then_some((0, 0));
+        for (sku, (oversell, drift)) in &worst {
+            if self.shown.contains(*sku) || self.shown.len() < limits::AUDIT_SKUS_SHOWN_MAX {
+                self.shown.insert((*sku).to_owned());
             } else {
-                has_others = true;
-                others = (oversell.max(others.0), drift.max(others.1));
+                let (most, furthest) = others.unwrap_or_default();
+                others = Some((most.max(*oversell), furthest.max(*drift)));
             }
         }
-        // Without any SKU there must be a series, too.
-        if has_others {
-            gauge!(names::INVENTORY_OVERSELL, "sku" => "other").set(others.0 as f64);
-            gauge!(names::INVENTORY_DRIFT, "sku" => "other").set(others.1 as f64);
+        self.has_others |= others.is_some();
+        for sku in &self.shown {
+            // One that is gone, as after a restore, is 0.
+            show(sku, worst.get(sku.as_str()).copied().unwrap_or_default());
+        }
+        if self.has_others {
+            show(OTHERS, others.unwrap_or_default());
         }
     }
+}
+
+/// SKUs without a series of their own.
+const OTHERS: &str = "other";
+
+fn show(sku: &str, (oversell, drift): (i64, i64)) {
+    gauge!(names::INVENTORY_OVERSELL, "sku" => sku.to_owned()).set(oversell as f64);
+    gauge!(names::INVENTORY_DRIFT, "sku" => sku.to_owned()).set(drift as f64);
 }
 
 /// How long to wait with the next recount after one that took so long.
@@ -387,6 +306,38 @@ mod tests {
         assert_eq!(recount_wait(Duration::ZERO), limits::AUDIT_EVERY);
         assert_eq!(recount_wait(Duration::from_secs(1)), Duration::from_secs(20));
         assert_eq!(recount_wait(Duration::from_secs(3600)), limits::AUDIT_RECOUNT_WAIT_MAX);
+    }
+
+    #[test]
+    fn a_gauge_goes_back_to_zero_with_its_sku_and_with_the_lead() {
+        let recorder = crate::telemetry::metrics::recorder();
+        let handle = recorder.handle();
+        let config = Config { database_url: "".into(), topic: String::new() };
+        let mut auditor = Auditor::new(config, Arc::new(SystemClock), CancellationToken::new());
+        let oversold = |sku: &str| {
+            let detail = String::new();
+            let finding = Finding { subject: Subject::Sku(sku.to_owned()), check: Check::Oversell, units: 2, detail };
+            Report { skus: vec![sku.to_owned()], findings: vec![finding] }
+        };
+        let shown = |sku: &str| {
+            let series = format!("flashsale_inventory_oversell{{sku=\"{sku}\"}} ");
+            handle.render().lines().find_map(|line| Some(line.strip_prefix(&series)?.to_owned()))
+        };
+        metrics::with_local_recorder(&recorder, || {
+            auditor.set_gauges(&oversold("a"));
+            assert_eq!(shown("a").as_deref(), Some("2"));
+            auditor.set_gauges(&Report::default());
+            assert_eq!(
+                (shown("a").as_deref(), shown("other").as_deref()),
+                (Some("0"), Some("0")),
+                "restored without it"
+            );
+            auditor.shown.extend((0..limits::AUDIT_SKUS_SHOWN_MAX).map(|n| format!("s-{n}")));
+            auditor.set_gauges(&oversold("one-more"));
+            assert_eq!(shown("other").as_deref(), Some("2"));
+            auditor.step_down();
+            assert_eq!(shown("other").as_deref(), Some("0"), "another one leads");
+        });
     }
 
     #[test]

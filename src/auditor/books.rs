@@ -3,7 +3,7 @@
 //! A SKU's stock is told three times: by its counters, by the fold of its movements, and by its reservations. All three come from one
 //! snapshot and must agree. Batches must tile the log, and epochs must not go back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::limits;
@@ -60,6 +60,15 @@ pub struct Counters {
     pub balance: Balance,
     /// The number of its last movement.
     pub movement_count: i64,
+}
+
+/// A SKU without a row, although its stock has moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The SKU.
+    pub sku_id: String,
+    /// The number of its last movement.
+    pub number: i64,
 }
 
 /// A row of `stock_movement`.
@@ -179,6 +188,11 @@ impl Finding {
         Self { subject: Subject::Sku(sku.to_owned()), check, units, detail }
     }
 
+    /// Whether it is about this SKU.
+    pub fn is_of_sku(&self, sku: &str) -> bool {
+        matches!(&self.subject, Subject::Sku(of) if of == sku)
+    }
+
     /// What makes it the same finding as one told before.
     pub fn key(&self) -> (Subject, Check) {
         (self.subject.clone(), self.check)
@@ -273,6 +287,11 @@ impl Books {
         behind.map(|row| (row.sku_id.clone(), number_of(&row.sku_id))).collect()
     }
 
+    /// What the movements of a SKU come to, with the number of the last one that is folded; nothing without a book.
+    pub fn folded(&self, sku: &str) -> Option<(i64, Balance)> {
+        self.skus.get(sku).map(|book| (book.number, book.balance))
+    }
+
     /// Adds the next movement of a SKU.
     pub fn fold(&mut self, movement: &Movement) {
         let book = self.skus.entry(movement.sku_id.clone()).or_default();
@@ -340,10 +359,17 @@ impl Books {
         tiles.epoch = batch.epoch;
     }
 
-    /// Compares the counters with the reservations of the same snapshot. The result stands until the next time.
+    /// Compares the counters with the reservations of the same snapshot. Live reservations of a SKU without a row contradict it, too. The
+    /// result stands until the next time.
     pub fn compare(&mut self, counters: &[Counters], recounted: &[Recounted]) {
         let by_sku: BTreeMap<&str, &Recounted> = recounted.iter().map(|r| (r.sku_id.as_str(), r)).collect();
         self.recount.clear();
+        let known: BTreeSet<&str> = counters.iter().map(|row| row.sku_id.as_str()).collect();
+        for Recounted { sku_id, reserved, sold } in recounted.iter().filter(|r| !known.contains(r.sku_id.as_str())) {
+            let detail = format!("the reservations come to reserved {reserved}, sold {sold}; the SKU has no row");
+            let units = reserved.saturating_add(*sold);
+            self.recount.push(Finding::of_sku(sku_id, Check::Reservations, units, detail));
+        }
         for row in counters {
             let (reserved, sold) = by_sku.get(row.sku_id.as_str()).map_or((0, 0), |r| (r.reserved, r.sold));
             let counted = Balance { on_hand: row.balance.on_hand, reserved, sold };
@@ -366,8 +392,12 @@ impl Books {
     }
 
     /// Everything that is wrong now, the last recount apart.
-    pub fn judge(&self, counters: &[Counters], positions: &[(i32, i64)]) -> Vec<Finding> {
+    pub fn judge(&self, counters: &[Counters], lost: &[Lost], positions: &[(i32, i64)]) -> Vec<Finding> {
         let mut findings = Vec::new();
+        for Lost { sku_id, number } in lost {
+            let detail = format!("the SKU has no row, and {number} movements");
+            findings.push(Finding::of_sku(sku_id, Check::Counters, 1, detail));
+        }
         for row in counters {
             let book = self.skus.get(&row.sku_id).cloned().unwrap_or_default();
             findings.extend(book.broken);

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row};
 
 use super::connect::{ask, open, read_options, smallint};
 use super::{Store, StoreError};
-use crate::auditor::books::{Accepted, Balance, Batch, Counters, Movement, Recounted};
+use crate::auditor::books::{Accepted, Balance, Batch, Counters, Lost, Movement, Recounted};
 use crate::limits;
 
 /// An auditor's own connection.
@@ -120,14 +120,16 @@ impl AuditSession {
 const LOCK_HALTS: &str = "BEGIN; LOCK TABLE sku_halt IN SHARE ROW EXCLUSIVE MODE";
 
 impl AuditSnapshot<'_> {
-    /// Every SKU's row.
+    /// Every SKU's row, or those of some.
     ///
     /// # Errors
     /// [`StoreError`], as all methods here.
-    pub async fn counters(&mut self) -> Result<Vec<Counters>, StoreError> {
+    pub async fn counters(&mut self, only: Option<&[String]>) -> Result<Vec<Counters>, StoreError> {
         let query = sqlx::query(
-            "/* audit_counters */ SELECT sku_id, on_hand, reserved, sold, movement_count FROM sku ORDER BY sku_id",
-        );
+            "/* audit_counters */ SELECT sku_id, on_hand, reserved, sold, movement_count FROM sku
+             WHERE $1::text[] IS NULL OR sku_id = ANY($1) ORDER BY sku_id",
+        )
+        .bind(only);
         let rows = ask("read counters", limits::AUDIT_DEADLINE, query.fetch_all(&mut *self.conn)).await?;
         read_all(&rows, |row| {
             Ok(Counters {
@@ -136,6 +138,20 @@ impl AuditSnapshot<'_> {
                 movement_count: row.try_get("movement_count")?,
             })
         })
+    }
+
+    /// SKUs that have movements and no row, which nobody ever removes, each with the number of its last movement.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lost(&mut self) -> Result<Vec<Lost>, StoreError> {
+        let query = sqlx::query(
+            "/* audit_lost */ SELECT p.sku_id, m.number FROM sku_pin p
+             CROSS JOIN LATERAL (SELECT number FROM stock_movement WHERE sku_id = p.sku_id ORDER BY number DESC LIMIT 1) m
+             WHERE NOT EXISTS (SELECT FROM sku s WHERE s.sku_id = p.sku_id) ORDER BY p.sku_id",
+        );
+        let rows = ask("look for lost SKUs", limits::AUDIT_DEADLINE, query.fetch_all(&mut *self.conn)).await?;
+        read_all(&rows, |row| Ok(Lost { sku_id: row.try_get("sku_id")?, number: row.try_get("number")? }))
     }
 
     /// The last time that an operator let each SKU go on; most have none.
@@ -252,21 +268,24 @@ impl AuditSnapshot<'_> {
         })
     }
 
-    /// All reservations, added up by SKU: what runs and what is sold. A hold that has ended counts no more, settled or not.
+    /// All reservations, or those of some SKUs, added up by SKU: what runs and what is sold. A hold that has ended counts no more, settled
+    /// or not.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn recount(&mut self) -> Result<Vec<Recounted>, StoreError> {
+    pub async fn recount(&mut self, only: Option<&[String]>) -> Result<Vec<Recounted>, StoreError> {
         let millis = limits::AUDIT_RECOUNT_DEADLINE.as_millis();
         let patience = sqlx::query("/* audit_recount */ SELECT set_config('statement_timeout', $1, true)")
             .bind(millis.to_string());
         ask("begin a recount", limits::AUDIT_DEADLINE, patience.execute(&mut *self.conn)).await?;
         let query = sqlx::query(
             "/* audit_recount */ SELECT r.sku_id,
-               coalesce(sum(r.quantity) FILTER (WHERE r.status = 1 AND r.expires_at > s.expired_through), 0)::bigint AS reserved,
+               coalesce(sum(r.quantity) FILTER (WHERE r.status = 1 AND (s.sku_id IS NULL OR r.expires_at > s.expired_through)), 0)::bigint AS reserved,
                coalesce(sum(r.quantity) FILTER (WHERE r.status = 3), 0)::bigint AS sold
-             FROM reservation r JOIN sku s ON s.sku_id = r.sku_id WHERE r.status IN (1, 3) GROUP BY r.sku_id",
-        );
+             FROM reservation r LEFT JOIN sku s ON s.sku_id = r.sku_id
+             WHERE r.status IN (1, 3) AND ($1::text[] IS NULL OR r.sku_id = ANY($1)) GROUP BY r.sku_id",
+        )
+        .bind(only);
         let rows =
             ask("recount reservations", limits::AUDIT_RECOUNT_DEADLINE, query.fetch_all(&mut *self.conn)).await?;
         read_all(&rows, |row| {
@@ -337,8 +356,8 @@ impl Store {
         let query = sqlx::query(
             "/* resume_sku */ WITH halted AS (DELETE FROM sku_halt WHERE sku_id = $1 RETURNING sku_id, reason)
              INSERT INTO sku_resume (sku_id, halted_reason, note, movement_count, on_hand, reserved, sold)
-             SELECT h.sku_id, h.reason, $2, s.movement_count, s.on_hand, s.reserved, s.sold
-             FROM halted h JOIN sku s ON s.sku_id = h.sku_id",
+             SELECT h.sku_id, h.reason, $2, coalesce(s.movement_count, 0), coalesce(s.on_hand, 0), coalesce(s.reserved, 0), coalesce(s.sold, 0)
+             FROM halted h LEFT JOIN sku s ON s.sku_id = h.sku_id",
         )
         .bind(sku)
         .bind(note);

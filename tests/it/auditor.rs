@@ -65,6 +65,8 @@ async fn every_contradiction_is_found_and_only_there() {
         ("DELETE FROM stock_movement WHERE sku_id = 't' AND number = 2", &["t movements"]),
         ("UPDATE reservation SET quantity = 2 WHERE sku_id = 's' AND status = 3", &["s reservations"]),
         ("DELETE FROM reservation WHERE sku_id = 't'", &["t reservations"]),
+        ("DELETE FROM sku WHERE sku_id = 't'", &["t counters", "t reservations"]),
+        ("DELETE FROM sku WHERE sku_id = 't'; DELETE FROM sku_pin WHERE sku_id = 't'", &["t reservations"]),
         (
             "INSERT INTO reservation SELECT (jsonb_populate_record(r, jsonb_build_object('reservation_id', gen_random_uuid(), 'quantity', 9))).*
              FROM reservation r WHERE sku_id = 't'",
@@ -83,6 +85,79 @@ async fn every_contradiction_is_found_and_only_there() {
         assert_eq!(found(&db).await, *expected, "{plant}");
         db.drop().await;
     }
+}
+
+#[tokio::test]
+async fn the_runbook_closes_a_gap_that_somebody_made_by_hand() {
+    let page = crate::support::watching::read("docs/runbooks/stock-drift.md");
+    let from = page.find("INSERT INTO batch").expect("it is there");
+    let closing = page[from..].split("\n```").next().expect("a split has a first part");
+    let closing = closing.replace("partition = 3", "partition = 0");
+    let db = Database::fresh("reservation-requests", 1).await;
+    history(&db).await;
+    db.run(&closing).await;
+    let batches = "SELECT count(*) FROM batch";
+    let before = db.number(batches).await;
+    for is_last in [true, false] {
+        db.run("UPDATE partition_state SET position = position + 2, last_digest = NULL").await;
+        if !is_last {
+            Ledger::of(&db, 0).await.commit(90_000, &[tick("t")]).await;
+        }
+        assert_eq!(found(&db).await, ["partition 0 batches"]);
+        db.run(&closing).await;
+        assert_eq!(found(&db).await, Vec::<String>::new());
+    }
+    assert_eq!(db.number(batches).await, before + 3, "two gaps and a batch; a log without one is left alone");
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn one_sku_is_recounted_on_demand_whole_and_alone() {
+    let site = Site::shared().await;
+    let all = site.start("all").await;
+    for sku in ["good", "bad", "halts"] {
+        site.put_sku(sku, 10, 5).await;
+    }
+    for sku in ["good", "bad"] {
+        assert_eq!(site.post(&all, "u-0", sku, None, Some(10)).await.status, 200);
+    }
+    assert!(all.stop().await.success());
+    // What only the first movements, or only the reservations, show.
+    site.db.run("UPDATE reservation SET quantity = 3 WHERE sku_id = 'bad'").await;
+    let audited = async |args: &[&str]| {
+        let output = site.run(&[&["--json", "audit"], args].concat()).await;
+        let books: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code(), books, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (exit, books, _) = audited(&["good"]).await;
+    let good = json!({
+        "sku_id": "good", "counters": {"on_hand": 10, "reserved": 1, "sold": 0, "movements": 2},
+        "movements": {"on_hand": 10, "reserved": 1, "sold": 0, "movements": 2}, "reservations": {"reserved": 1, "sold": 0}, "findings": [],
+    });
+    assert_eq!((exit, books), (Some(0), json!([good])));
+    let (exit, books, told) = audited(&["bad", "good", "bad"]).await;
+    assert_eq!((exit, books.as_array().map(Vec::len)), (Some(1), Some(2)), "{books}");
+    assert_eq!(books[0]["findings"][0]["check"], "reservations", "{books}");
+    assert_eq!((&books[0]["reservations"]["reserved"], &books[1]), (&json!(3), &good));
+    assert!(told.contains("the books of bad do not add up") && !told.contains("good"), "{told}");
+    let text = site.run(&["audit", "bad"]).await;
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.lines().any(|line| line.split_whitespace().eq(["reservations", "-", "3", "0"])), "{text}");
+
+    let (exit, books, told) = audited(&["good", "nowhere"]).await;
+    assert_eq!((exit, books), (Some(1), json!([good])), "{told}");
+    assert!(told.contains("there is no SKU nowhere"), "{told}");
+    assert_eq!(audited(&["--", "halts"]).await.0, Some(0), "a SKU that is called like a subcommand");
+    assert_eq!(audited(&["--watch", "good"]).await.0, Some(64));
+    assert_eq!(audited(&["no/sku"]).await.0, Some(64));
+    let away = ["--database-url", "postgres://nobody@127.0.0.1:1/none", "audit", "good"];
+    assert_eq!(site.run(&away).await.status.code(), Some(2), "nobody knows");
+
+    // Its row is gone: that is no unknown SKU.
+    site.db.run("DELETE FROM sku WHERE sku_id = 'bad'").await;
+    let (exit, books, _) = audited(&["bad"]).await;
+    assert_eq!((exit, &books[0]["counters"]), (Some(1), &json!(null)), "{books}");
+    site.db.drop().await;
 }
 
 /// An auditor in this process.
@@ -149,6 +224,26 @@ async fn a_running_auditor_finds_what_comes_later_and_believes_a_restored_databa
     wait_for_halts(&db, &["s", "t"]).await;
     let reason = db.text("SELECT reason FROM sku_halt WHERE sku_id = 't'").await.unwrap_or_default();
     assert!(reason.starts_with("counters: "), "{reason}");
+    watch.end().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_sku_whose_row_is_gone_is_halted_and_can_be_resumed() {
+    let db = Database::fresh("t", 1).await;
+    history(&db).await;
+    let watch = Watch::start(&db);
+    db.run("CREATE TABLE kept AS SELECT * FROM sku WHERE sku_id = 't'; DELETE FROM sku WHERE sku_id = 't'").await;
+    wait_for_halts(&db, &["t"]).await;
+    watch.end().await;
+    assert!(db.store().resume_sku("t", "nobody knows where it went").await.expect("Postgres answers"), "it was halted");
+    assert_eq!(db.number("SELECT count(*) FROM sku_resume").await, 1, "it is written down");
+    let watch = Watch::start(&db);
+    wait_for_halts(&db, &["t"]).await;
+    db.run("INSERT INTO sku SELECT * FROM kept").await;
+    assert!(db.store().resume_sku("t", "its row is back").await.expect("Postgres answers"));
+    db.run("UPDATE sku SET reserved = reserved + 1 WHERE sku_id = 's'").await;
+    wait_for_halts(&db, &["s"]).await;
     watch.end().await;
     db.drop().await;
 }

@@ -24,7 +24,7 @@ fn sound() -> (Books, Vec<Counters>) {
 
 /// Checks found, with their units.
 fn found(books: &Books, counters: &[Counters]) -> Vec<(Check, i64)> {
-    let all = books.judge(counters, &[]).into_iter().chain(books.recount_findings().to_vec());
+    let all = books.judge(counters, &[], &[]).into_iter().chain(books.recount_findings().to_vec());
     all.map(|finding| (finding.check, finding.units)).collect()
 }
 
@@ -34,7 +34,7 @@ fn what_adds_up_has_no_finding() {
     books.compare(&counters, &[Recounted { sku_id: "s".into(), reserved: 3, sold: 0 }]);
     assert_eq!(found(&books, &counters), []);
     assert_eq!(books.behind(&counters), []);
-    assert_eq!(Books::default().judge(&[], &[]), []);
+    assert_eq!(Books::default().judge(&[], &[], &[]), []);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn batches_tile_the_log() {
     let check = |batches: &[Batch], position, expected: &[&str]| {
         let mut books = Books::default();
         batches.iter().for_each(|batch| books.tile(batch));
-        let details: Vec<String> = books.judge(&[], &[(0, position)]).into_iter().map(|f| f.detail).collect();
+        let details: Vec<String> = books.judge(&[], &[], &[(0, position)]).into_iter().map(|f| f.detail).collect();
         assert_eq!(details, expected, "{batches:?}");
     };
     check(&[], 0, &[]);
@@ -147,5 +147,5 @@ fn rows_that_hold_anything_do_not_overflow() {
     books.fold(&movement(2, 0, huge, balance(i64::MAX, i64::MIN, i64::MIN)));
     let rows = counters(balance(i64::MIN, i64::MAX, i64::MAX), 2);
     books.compare(&rows, &[Recounted { sku_id: "s".into(), reserved: i64::MAX, sold: i64::MIN }]);
-    assert!(!books.judge(&rows, &[]).is_empty());
+    assert!(!books.judge(&rows, &[], &[]).is_empty());
 }
