@@ -62,8 +62,21 @@ missing_packages() { # [test|check]: one a line
   fi
   [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -d /etc/apt ] || echo ca-certificates
 }
+# Units that begin with the machine: links that a package makes, whether systemd runs here or not.
+enabled_units() { find /etc/systemd/system -path '*.wants/*.service' -printf '%f\n' 2>/dev/null | sort -u; }
+# Debian enables a server besides, so that it would begin with the next boot, on a port that the service wants (Prometheus: 9090).
+disable_new_units() { # units that were enabled before, one a line
+  local unit
+  have systemctl || return 0
+  while read -r unit; do
+    case $unit in
+      postgresql* | redis* | prometheus* | alertmanager*) quietly "disabling $unit" as_root systemctl disable "$unit" ;;
+    esac
+  done < <(comm -13 <(printf '%s\n' "$1") <(enabled_units))
+}
 install_packages() { # packages...
-  local policy=/usr/sbin/policy-rc.d
+  local policy=/usr/sbin/policy-rc.d enabled
+  enabled=$(enabled_units)
   quietly "apt-get update" as_root apt-get update -q
   set -- "${@/#openjdk-17-jre-headless/$(java_package)}"
   # Debian starts a server as soon as it is installed. Ours are private ones; this file, while it is there, forbids that.
@@ -74,6 +87,7 @@ install_packages() { # packages...
   fi
   quietly "apt-get install $*" as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+  disable_new_units "$enabled"
 }
 packages() { # [test|check]
   local missing
