@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use flashsale::auditor::{self, Config, Health, look_once};
 use flashsale::clock::SystemClock;
+use flashsale::store::{AuditSession, Halt};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -245,6 +246,76 @@ async fn a_sku_whose_row_is_gone_is_halted_and_can_be_resumed() {
     db.run("UPDATE sku SET reserved = reserved + 1 WHERE sku_id = 's'").await;
     wait_for_halts(&db, &["s"]).await;
     watch.end().await;
+    db.drop().await;
+}
+
+/// A third sale, so that something can be planted that shows that a look has passed.
+async fn history_of_three(db: &Database) {
+    history(db).await;
+    Ledger::of(db, 0).await.commit(70_000, &[create_with_hold("u", 5, 2, 60)]).await;
+}
+
+#[tokio::test]
+async fn a_running_auditor_believes_a_restored_past_that_went_on_before_it_looked() {
+    let db = Database::fresh("t", 1).await;
+    let watch = Watch::start(&db);
+    history_of_three(&db).await;
+    db.run("UPDATE sku SET reserved = reserved + 1 WHERE sku_id = 's'").await;
+    wait_for_halts(&db, &["s"]).await;
+    // As many movements as it remembers, of another past.
+    db.run(
+        "BEGIN;
+         UPDATE stock_movement SET on_hand = on_hand + 1, d_on_hand = d_on_hand + CASE number WHEN 1 THEN 1 ELSE 0 END WHERE sku_id = 't';
+         UPDATE sku SET on_hand = on_hand + 1 WHERE sku_id = 't';
+         COMMIT",
+    )
+    .await;
+    db.run("UPDATE sku SET reserved = reserved + 1 WHERE sku_id = 'u'").await;
+    wait_for_halts(&db, &["s", "u"]).await;
+    watch.end().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn what_an_operator_accepted_is_where_the_books_begin() {
+    let db = Database::fresh("t", 1).await;
+    let watch = Watch::start(&db);
+    history_of_three(&db).await;
+    // A movement that does not follow from the one before: it stays in the books for as long as they are kept.
+    db.run(
+        "BEGIN;
+         INSERT INTO stock_movement SELECT (jsonb_populate_record(m, jsonb_build_object('number', s.movement_count + 1, 'd_on_hand', 0,
+           'd_reserved', 0, 'd_sold', 0, 'on_hand', s.on_hand + 3, 'reserved', s.reserved, 'sold', s.sold))).*
+           FROM stock_movement m JOIN sku s USING (sku_id) WHERE m.sku_id = 't' AND m.number = s.movement_count;
+         UPDATE sku SET on_hand = on_hand + 3, movement_count = movement_count + 1 WHERE sku_id = 't';
+         COMMIT",
+    )
+    .await;
+    assert_eq!(found(&db).await, ["t movements"]);
+    wait_for_halts(&db, &["t"]).await;
+    assert!(db.store().resume_sku("t", "three more were found in the shop").await.expect("Postgres answers"));
+    assert_eq!(found(&db).await, Vec::<String>::new());
+    db.run("UPDATE sku SET reserved = reserved + 1 WHERE sku_id = 'u'").await;
+    wait_for_halts(&db, &["u"]).await;
+    watch.end().await;
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_halt_for_what_was_seen_before_a_resume_comes_too_late() {
+    let db = Database::fresh("t", 1).await;
+    history(&db).await;
+    let mut session = AuditSession::open(&db.url, &db.topic).await.expect("Postgres answers");
+    let halt = |seen_resume| [Halt { sku_id: "s".into(), reason: "counters: seen".into(), seen_resume }];
+    let halts = "SELECT count(*) FROM sku_halt";
+    session.halt(&halt(0)).await.expect("halted");
+    assert_eq!(db.number(halts).await, 1);
+    assert!(db.store().resume_sku("s", "mended").await.expect("Postgres answers"));
+    session.halt(&halt(0)).await.expect("asked");
+    assert_eq!(db.number(halts).await, 0, "it was seen before");
+    let resume = db.number("SELECT max(id) FROM sku_resume").await;
+    session.halt(&halt(resume)).await.expect("halted");
+    assert_eq!(db.number(halts).await, 1, "it was seen after");
     db.drop().await;
 }
 
