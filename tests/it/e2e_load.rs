@@ -27,6 +27,12 @@ async fn a_made_crowd_is_followed_to_its_decisions_through_a_crash() {
         "{report:#}"
     );
     assert_eq!(report["failed"], 0, "{report:#}");
+    // And so it is, counted from outside; what was decided before the crash and after it together.
+    assert_eq!(site.db.number("SELECT count(*) FROM reservation WHERE status = 1").await, 150);
+    assert_eq!(report["accepted"], site.db.number("SELECT count(*) FROM reservation").await, "{report:#}");
+    let epochs = "SELECT count(DISTINCT epoch) FROM batch JOIN reservation r USING (partition)
+                  WHERE r.log_offset >= first_offset AND r.log_offset < position";
+    assert!(site.db.number(epochs).await >= 2, "one decided all of it");
     let away =
         site.run(&["load", "--url", "http://127.0.0.1:1", "--sku", "s", "--seconds", "1", "--patience", "1"]).await;
     assert_eq!(away.status.code(), Some(1), "nobody can say that the stock is right");
