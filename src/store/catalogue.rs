@@ -11,6 +11,15 @@ use crate::ids::SkuId;
 use crate::inventory::{LatePayment, Settings, Sku};
 use crate::limits;
 
+/// The columns of `sku` that [`entry_of`] reads. By name, here as everywhere: a prepared `SELECT *` fails once a newer build adds a column.
+macro_rules! sku_columns {
+    () => {
+        "sku_id, partition, on_hand, reserved, sold, expired_through, is_paused, user_limit, hold_seconds, starts_at, ends_at, late_payment, \
+         extensions_max, extension_seconds_max, settings_version, movement_count"
+    };
+}
+pub(super) use sku_columns;
+
 impl Store {
     /// Every configured SKU.
     ///
@@ -20,7 +29,8 @@ impl Store {
         let rows = ask(
             "read the catalogue",
             limits::READ_DEADLINE,
-            sqlx::query("/* load_catalogue */ SELECT * FROM sku ORDER BY sku_id").fetch_all(&self.pool),
+            sqlx::query(concat!("/* load_catalogue */ SELECT ", sku_columns!(), " FROM sku ORDER BY sku_id"))
+                .fetch_all(&self.pool),
         )
         .await?;
         rows.iter().map(entry_of).collect()
@@ -35,9 +45,13 @@ impl Store {
         let rows = ask(
             "read SKUs",
             limits::READ_DEADLINE,
-            sqlx::query("/* load_skus */ SELECT * FROM sku WHERE sku_id = ANY($1) ORDER BY sku_id")
-                .bind(names)
-                .fetch_all(&self.pool),
+            sqlx::query(concat!(
+                "/* load_skus */ SELECT ",
+                sku_columns!(),
+                " FROM sku WHERE sku_id = ANY($1) ORDER BY sku_id"
+            ))
+            .bind(names)
+            .fetch_all(&self.pool),
         )
         .await?;
         rows.iter().map(entry_of).collect()

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::catalogue::entry_of;
+use super::catalogue::{entry_of, sku_columns};
 use super::connect::{ask, smallint};
 use crate::clock::{Millis, millis_of};
 use crate::ids::{SkuId, UserId};
@@ -56,7 +56,7 @@ impl Memory {
         let skus = ask(
             "load the partition's SKUs",
             limits::STATEMENT_DEADLINE,
-            sqlx::query("/* load_memory */ SELECT * FROM sku WHERE partition = $1")
+            sqlx::query(concat!("/* load_memory */ SELECT ", sku_columns!(), " FROM sku WHERE partition = $1"))
                 .bind(smallint(partition))
                 .fetch_all(&mut *conn),
         )

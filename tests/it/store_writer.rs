@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flashsale::inventory::{Command, Outcome, Refusal, Verdict, decide};
-use flashsale::store::{BatchError, BatchHead, Claim, ClaimError, Standing, Writer, WriterConfig};
+use flashsale::limits;
+use flashsale::store::{
+    AuditSession, BatchError, BatchHead, Claim, ClaimError, OutboxSession, Standing, Writer, WriterConfig,
+};
+use futures_util::future::join_all;
 
-use crate::support::commands::{create, logged, reserve, reserve_as};
+use crate::support::commands::{create, logged, reserve, reserve_as, sku};
 use crate::support::database::Database;
 use crate::support::life::{adjust, confirm_keyed};
 use crate::support::proxy::{Lose, Proxy};
@@ -390,9 +394,7 @@ async fn ten_skus_created_at_once_get_ten_partitions() {
     let store = Arc::new(db.store());
     let pins = (0..10).map(|n| {
         let store = Arc::clone(&store);
-        tokio::spawn(
-            async move { store.pin_sku(&crate::support::commands::sku(&format!("s{n}"))).await.expect("pinned") },
-        )
+        tokio::spawn(async move { store.pin_sku(&sku(&format!("s{n}"))).await.expect("pinned") })
     });
     let mut found = Vec::new();
     for pin in pins.collect::<Vec<_>>() {
@@ -400,7 +402,46 @@ async fn ten_skus_created_at_once_get_ten_partitions() {
     }
     found.sort_unstable();
     assert_eq!(found, (0..10).collect::<Vec<_>>());
-    let again = store.pin_sku(&crate::support::commands::sku("s3")).await.unwrap();
-    assert_eq!(store.pin_of(&crate::support::commands::sku("s3")).await.unwrap(), Some(again), "a pin never moves");
+    let again = store.pin_sku(&sku("s3")).await.unwrap();
+    assert_eq!(store.pin_of(&sku("s3")).await.unwrap(), Some(again), "a pin never moves");
+    db.drop().await;
+}
+
+/// While a newer build's migrations run, processes of this one go on with the statements that they have prepared.
+#[tokio::test]
+async fn who_runs_does_not_notice_that_the_tables_were_expanded() {
+    let db = database().await;
+    let (mut writer, mut claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");
+    let store = db.store();
+    let mut auditor = AuditSession::open(&db.url, "t").await.expect("it opens");
+    let mut relay = OutboxSession::open(&db.url, "t").await.expect("it opens");
+    commit(&mut writer, &mut claim, &[create("s", 0, 10, 5)]).await.unwrap();
+    for round in 0..2 {
+        writer.remember().await.unwrap();
+        commit(&mut writer, &mut claim, &[reserve("s", &format!("u{round}"), 1)]).await.unwrap();
+        // At once, so that every connection of the pool has prepared it.
+        let reads = || (0..limits::READ_CONNECTIONS_MAX).map(|_| store.clone());
+        join_all(reads().map(async |store| assert_eq!(store.load_catalogue().await.unwrap().len(), 1))).await;
+        join_all(reads().map(async |store| assert_eq!(store.load_skus(&[sku("s")]).await.unwrap().len(), 1))).await;
+        join_all(reads().map(async |store| assert_eq!(store.load_partitions().await.unwrap().len(), 2))).await;
+        join_all(reads().map(async |store| store.load_statuses(&[uuid::Uuid::nil()]).await.unwrap())).await;
+        join_all(reads().map(async |store| store.load_last_effects(0).await.unwrap())).await;
+        store.load_dead_letters(&[0]).await.unwrap();
+        store.load_halted_skus().await.unwrap();
+        let mut snapshot = auditor.snapshot().await.unwrap();
+        assert_eq!(snapshot.counters(None).await.unwrap().len(), 1);
+        assert_eq!(snapshot.movements(&[("s".to_owned(), 0)]).await.unwrap().len(), 2 + round);
+        assert_eq!(snapshot.batches(&[(0, 0)]).await.unwrap().len(), 2 + round);
+        snapshot.recount(None).await.unwrap();
+        snapshot.end().await.unwrap();
+        relay.load(&[(0, 0)], &[]).await.unwrap();
+        db.run(&format!(
+            "DO $$ DECLARE name text; BEGIN
+               FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema() LOOP
+                 EXECUTE format('ALTER TABLE %I ADD COLUMN planted_{round} text', name);
+               END LOOP; END $$"
+        ))
+        .await;
+    }
     db.drop().await;
 }

@@ -321,6 +321,27 @@ fn tidy_statements_name_their_function() {
     allows(statements_name_their_function, "a.rs", "sqlx::query(statement)");
 }
 
+/// Migrations add columns while older builds run: a prepared statement that answers with all columns fails from then on.
+fn statements_name_their_columns(source: &Source) -> Offences {
+    let opens = source.code.match_indices("*/").map(|(at, comment)| at + comment.len());
+    let begins = opens.filter(|at| source.code[*at..].trim_start().starts_with("SELECT *"));
+    let returns = source.code.match_indices("RETURNING *").map(|(at, _)| at);
+    begins.chain(returns).map(|at| format!("{}: the statement does not name its columns", source.line_at(at))).collect()
+}
+
+#[test]
+fn tidy_statements_name_their_columns() {
+    enforce(statements_name_their_columns);
+    catches(statements_name_their_columns, "a.rs", "query(\"/* load_skus */ SELECT * FROM sku\")");
+    catches(statements_name_their_columns, "a.rs", "query(\n\"/* load_skus */\n SELECT * FROM sku\")");
+    catches(statements_name_their_columns, "a.rs", "query(\"/* put */ INSERT INTO sku (a) VALUES (1) RETURNING *\")");
+    allows(
+        statements_name_their_columns,
+        "a.rs",
+        "query(\"/* load_skus */ SELECT count(*) FROM (SELECT * FROM sku) s\")",
+    );
+}
+
 // ---- files and names ----------------------------------------------------------------------------------------------------------
 
 /// A file opens with its purpose and tells one story.
