@@ -108,12 +108,12 @@ impl SkuAdmin {
             (None, SkuChange::Put { .. }) => self.store.pin_sku(&asked.sku).await?,
             (None, _) => return Err(ChangeSkuError::UnknownSku),
         };
-        let ChangeSku { sku, change, key, request_id } = asked;
+        let ChangeSku { sku, change, key, origin } = asked;
         let command = command_of(sku.clone(), change, key.as_ref(), known.as_ref(), partition)?;
         let (id, fingerprint) = (command.id(), command.fingerprint());
         let wrong = out_of_bounds(&command);
         let asked = if wrong.is_empty() {
-            let asking = self.commands.ask(partition, command, request_id, limits::ADMIN_DECISION_WAIT);
+            let asking = self.commands.ask(partition, command, origin, limits::ADMIN_DECISION_WAIT);
             asking.await.map_err(ChangeSkuError::Ask)?
         } else {
             // It can't be asked for now. A repeat of what was done before still gets its answer, whatever others changed since.

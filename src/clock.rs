@@ -3,6 +3,8 @@
 //! Reading the system clock anywhere else is denied by clippy (`clippy.toml`), so that tests can hold time still and so that no
 //! decision can ever depend on the clock of a process.
 
+use std::time::{Instant, SystemTime};
+
 use time::OffsetDateTime;
 
 /// Milliseconds since 1970-01-01 UTC: the resolution of Kafka's log timestamps, and so of every decision.
@@ -23,6 +25,12 @@ impl Clock for SystemClock {
     fn now(&self) -> Millis {
         millis_of(OffsetDateTime::now_utc())
     }
+}
+
+/// The wall time of a moment that has passed, for people who look at traces.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that may read the system clock")]
+pub fn wall_time_of(at: Instant) -> SystemTime {
+    SystemTime::now() - at.elapsed()
 }
 
 /// Milliseconds since 1970-01-01 UTC of a time; fractions are cut off.

@@ -21,6 +21,7 @@ use crate::ingress::{Delivery, Ingress, NotSent};
 use crate::inventory::{Command, Refusal};
 use crate::kafka::LogEnds;
 use crate::limits;
+use crate::origin::Origin;
 use crate::store::{CommandRow, Store, StoreError};
 use crate::waiters::{Waiter, Waiters};
 use crate::wire::{self, Sent};
@@ -127,14 +128,15 @@ impl Commands {
         &self,
         partition: i32,
         command: Command,
-        request_id: String,
+        origin: Origin,
         wait: Duration,
     ) -> Result<Asked, AskError> {
         let id = command.id();
         let received_at_us = self.clock.now().saturating_mul(1000);
         // Registered before the publish, so that no wake-up can fall between.
         let mut waiter = self.waiters.register(id);
-        match self.ingress.submit(partition, Sent { received_at_us, request_id, command }).await {
+        let sent = Sent { received_at_us, request_id: origin.request_id.to_string(), command };
+        match self.ingress.submit_traced(partition, sent, origin.trace).await {
             Delivery::Delivered(ticket) => {
                 let deadline = Instant::now() + wait;
                 let decision = self.stop_waiting.run_until_cancelled(self.await_decision(id, ticket, &mut waiter));

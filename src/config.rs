@@ -11,11 +11,13 @@ use std::str::FromStr;
 
 use clap::Args;
 use serde_json::{Map, Value};
+use url::Url;
 
 pub use secret::{Secret, SecretUrl};
 
 use crate::limits;
 use crate::telemetry::logs::LogFormat;
+use crate::telemetry::traces;
 
 /// Flags and environment variables, as typed. An empty value is as good as none: compose files pass unset variables that way.
 #[derive(Args, Clone)]
@@ -57,6 +59,12 @@ pub struct Options {
     /// Log lines: `json` or `pretty`
     #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT", global = true, default_value = "json")]
     log_format: String,
+    /// Where traces are sent: the base URL of a collector that takes OTLP over HTTP, e.g. `http://localhost:4318`; none = no traces
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", global = true)]
+    otel_exporter_otlp_endpoint: Option<String>,
+    /// Share of requests to trace, 0 to 1, of those whose caller sends no `traceparent`
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "SHARE", global = true, default_value = "0.01")]
+    otel_traces_sampler_arg: String,
 }
 
 /// A service that a subcommand can't do without.
@@ -87,7 +95,7 @@ impl fmt::Display for ConfigProblem {
 }
 
 /// The effective configuration. `Debug` shows it redacted, as JSON.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub struct Config {
     /// PostgreSQL; absent only where the subcommand does not need it.
     pub database_url: Option<SecretUrl>,
@@ -113,6 +121,8 @@ pub struct Config {
     pub batch_size_max: usize,
     /// Shape of log lines.
     pub log_format: LogFormat,
+    /// Where traces go; absent = nowhere.
+    pub traces: Option<traces::Settings>,
 }
 
 impl Config {
@@ -137,6 +147,7 @@ impl Config {
         if log_format.is_none() {
             problems.add::<()>("LOG_FORMAT", "must be json or pretty");
         }
+        let traces = options.traces(&mut problems);
         match (http_addr, admin_addr, batch_size_max, log_format, problems.0.is_empty()) {
             (Some(http_addr), Some(admin_addr), Some(batch_size_max), Some(log_format), true) => Ok(Self {
                 database_url,
@@ -151,6 +162,7 @@ impl Config {
                 redis_prefix: options.redis_prefix.clone(),
                 batch_size_max,
                 log_format,
+                traces,
             }),
             _ => Err(problems.0),
         }
@@ -172,6 +184,8 @@ impl Config {
         values.insert("redis_prefix".into(), self.redis_prefix.clone().into());
         values.insert("batch_size_max".into(), self.batch_size_max.into());
         values.insert("log_format".into(), self.log_format.word().into());
+        values.insert("otel_exporter_otlp_endpoint".into(), text(self.traces.as_ref().map(|t| t.endpoint.clone())));
+        values.insert("otel_traces_sampler_arg".into(), self.traces.as_ref().map_or(Value::Null, |t| t.share.into()));
         values
     }
 
@@ -225,6 +239,25 @@ impl Options {
             return Some(text.to_owned());
         }
         problems.add("KAFKA_BROKERS", "must be host:port, several separated by commas")
+    }
+
+    /// The share is looked at also where nothing is sent: a mistake is told when it is made.
+    fn traces(&self, problems: &mut Problems) -> Option<traces::Settings> {
+        let share = self.otel_traces_sampler_arg.trim();
+        let share = if share.is_empty() { "0.01" } else { share };
+        let share = share.parse().ok().filter(|share: &f64| (0.0..=1.0).contains(share));
+        let share = share.or_else(|| problems.add("OTEL_TRACES_SAMPLER_ARG", "must be a share from 0 to 1, like 0.01"));
+        let endpoint = problems.given("OTEL_EXPORTER_OTLP_ENDPOINT", &self.otel_exporter_otlp_endpoint, false, "")?;
+        let is_good = Url::parse(endpoint).is_ok_and(|url| {
+            url.scheme() == "http" && url.has_host() && url.query().is_none() && url.username().is_empty()
+        });
+        if !is_good {
+            return problems.add(
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                "must be a URL like http://localhost:4318, without TLS: send to a collector beside the service, which may forward by TLS",
+            );
+        }
+        Some(traces::Settings { endpoint: endpoint.to_owned(), share: share? })
     }
 
     fn admin_token(&self, problems: &mut Problems, admin_addr: Option<SocketAddr>) -> Option<Secret> {

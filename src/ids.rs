@@ -279,6 +279,11 @@ pub fn fresh_token() -> Uuid {
     Uuid::new_v4()
 }
 
+/// A random number, for choices that only have to be fair.
+pub fn random_u64() -> u64 {
+    fresh_token().as_u64_pair().1 << 2 // without the bits that are the same in all of them
+}
+
 /// Where a command stands inside its partition's log: the record's offset, and which of the record's commands it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {

@@ -10,6 +10,7 @@
 mod lane;
 mod record;
 mod request;
+mod span;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ use crate::kafka::Producer;
 use crate::kafka::producer::Link;
 use crate::limits;
 use crate::telemetry::metrics::DELIVERIES;
+use crate::telemetry::trace_context::TraceContext;
+use crate::telemetry::traces::Span;
 use crate::wire::Sent;
 
 use lane::{Lane, Publisher};
@@ -90,11 +93,21 @@ impl Ingress {
     ///
     /// Dropping the future does not take the command back: whoever needs the outcome runs this in a task of its own.
     pub async fn submit(&self, partition: i32, sent: Sent) -> Delivery {
+        self.submit_traced(partition, sent, None).await
+    }
+
+    /// The same for a command of a call that belongs to a trace: the record says so, and the publish has a span if the trace is sampled.
+    pub async fn submit_traced(&self, partition: i32, sent: Sent, trace: Option<TraceContext>) -> Delivery {
+        let span = trace.and_then(|trace| span::begin(self.shared.producer.topic(), partition, &sent, trace));
+        let trace = span.as_ref().map(Span::context).or(trace);
         let delivery = match self.lane(partition) {
-            Some(lane) => deliver(lane, sent).await,
+            Some(lane) => deliver(lane, sent, trace).await,
             None => Delivery::NotSent(NotSent::Unavailable),
         };
         self.shared.counted.count(delivery);
+        if let Some(span) = span {
+            span::end(span, delivery);
+        }
         delivery
     }
 
@@ -137,7 +150,13 @@ impl Ingress {
             let publisher: Publisher = {
                 let producer = producer.clone();
                 Box::new(move |record, on_report| {
-                    producer.send(partition, record.sku.as_str().as_bytes(), &record.payload, on_report);
+                    producer.send(
+                        partition,
+                        record.sku.as_str().as_bytes(),
+                        &record.payload,
+                        &record.traced,
+                        on_report,
+                    );
                 })
             };
             let lane = Lane::new(partition, waiting, publisher, producer.link());
@@ -148,9 +167,9 @@ impl Ingress {
 }
 
 /// Puts one request into its lane and waits for its answer or the end of its time.
-async fn deliver(lane: &mpsc::Sender<Request>, sent: Sent) -> Delivery {
+async fn deliver(lane: &mpsc::Sender<Request>, sent: Sent, trace: Option<TraceContext>) -> Delivery {
     let claim = Claim::default();
-    let (request, answered) = Request::new(sent, claim.clone());
+    let (request, answered) = Request::new(sent, trace, claim.clone());
     match lane.try_send(request) {
         Ok(()) => {}
         Err(TrySendError::Full(_)) => return Delivery::NotSent(NotSent::Full),

@@ -12,6 +12,7 @@ pub mod event_producer;
 pub mod log_ends;
 pub mod producer;
 pub mod topics;
+pub mod trace_headers;
 
 pub use event_producer::EventProducer;
 pub use log_ends::{LogEnds, LogRecord};

@@ -53,6 +53,7 @@ pub mod inventory;
 pub mod kafka;
 pub mod limits;
 pub mod load;
+pub mod origin;
 pub mod outbox;
 pub mod pace;
 pub mod shutdown;

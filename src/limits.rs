@@ -478,6 +478,23 @@ pub const LOAD_ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Before a made buyer tries again, if nobody says how long to wait, and between two looks at a decision.
 pub const LOAD_RETRY_WAIT: Duration = Duration::from_millis(100);
 
+// ---- traces -----------------------------------------------------------------------------------------------------------------
+
+/// Traces in a second that callers may ask for by `traceparent`: anybody who may buy may send one.
+pub const TRACES_OF_CALLERS_PER_SECOND: u32 = 100;
+/// Spans that wait to be sent, about 1 KiB each: at 1 % of 25,000 requests a second, eight seconds of a collector that is away.
+pub const TRACE_QUEUE_SPANS_MAX: usize = 8192;
+/// Spans in one export.
+pub const TRACE_EXPORT_SPANS_MAX: usize = 512;
+/// The longest that a span waits to be sent.
+pub const TRACE_EXPORT_EVERY: Duration = Duration::from_secs(1);
+/// One export; then its spans are lost.
+pub const TRACE_EXPORT_DEADLINE: Duration = Duration::from_secs(3);
+/// The last exports of a process that ends, after everything else.
+pub const TRACE_FLUSH_DEADLINE: Duration = Duration::from_secs(1);
+/// Links of one batch's span: every request of a batch of which half is traced.
+pub const TRACE_LINKS_MAX: u32 = 128;
+
 // ---- waiting for decisions --------------------------------------------------------------------------------------------------
 
 /// How often the reservations that somebody has waited for at least this long are read, at most [`STATUS_READ_MAX`] in a query: a lost

@@ -7,6 +7,7 @@ use super::ChangeSkuError;
 use crate::clock::Millis;
 use crate::ids::{self, IdempotencyKey, Note, Reference, SkuId};
 use crate::inventory::{Adjust, Command, Configure, LatePayment, Pause, Settings, StockChange};
+use crate::origin::Origin;
 use crate::store::CatalogueEntry;
 
 /// One change of one SKU.
@@ -18,8 +19,8 @@ pub struct ChangeSku {
     pub change: SkuChange,
     /// The operator's name for this call.
     pub key: Option<IdempotencyKey>,
-    /// Finds the call in logs.
-    pub request_id: String,
+    /// Finds the call in logs and traces.
+    pub origin: Origin,
 }
 
 /// What an operator may ask of a SKU.

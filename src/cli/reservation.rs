@@ -165,8 +165,8 @@ async fn change(
 ) -> Result<(), Failure> {
     let commands = ReservationCommands::new(asking.commands.clone(), asking.status.clone());
     let Which { id, ticket } = which;
-    let request_id = asking::request_id();
-    match commands.change(ChangeReservation { id, ticket, change, key, request_id }).await {
+    let origin = asking::request_id().into();
+    match commands.change(ChangeReservation { id, ticket, change, key, origin }).await {
         Ok(Changed::Done(row)) => tell_one(ReservationView::decided(&row, SystemClock.now()), is_json),
         Ok(Changed::Refused(refusal)) => Err(asking::refused(&refusal)),
         Ok(Changed::Undecided { id, ticket }) => Err(asking::undecided(id, ticket)),

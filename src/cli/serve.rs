@@ -32,7 +32,7 @@ use crate::shutdown;
 use crate::status::StatusReader;
 use crate::store::{Store, StoreError, WriterConfig};
 use crate::subscription;
-use crate::telemetry::{self, logs, metrics};
+use crate::telemetry::{self, logs, metrics, traces};
 use crate::waiters::{self, Waiters};
 
 /// Which parts run in this process.
@@ -44,6 +44,17 @@ pub(super) enum Role {
     Consumer,
     /// Both, the relay, and the auditor.
     All,
+}
+
+impl Role {
+    /// What traces call a process of this role, unless `OTEL_SERVICE_NAME` says otherwise.
+    fn service_name(self) -> &'static str {
+        match self {
+            Self::Api => "flashsale-api",
+            Self::Consumer => "flashsale-consumer",
+            Self::All => "flashsale",
+        }
+    }
 }
 
 /// What both parts use; handles.
@@ -69,6 +80,13 @@ pub(super) struct Api {
 
 pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
     logs::install(config.log_format);
+    let traces = match &config.traces {
+        Some(settings) => {
+            let flush = traces::install(settings, role.service_name());
+            Some(flush.map_err(|error| Failure::usage(super::chain(&error)))?)
+        }
+        None => None,
+    };
     let recorder = metrics::install().map_err(|error| Failure::bug(error.to_string()))?;
     let stop = shutdown::on_signal()
         .map_err(|e| Failure::unavailable_because(format!("could not listen for signals: {e}")))?;
@@ -133,6 +151,10 @@ pub(super) async fn serve(config: Config, role: Role) -> Result<(), Failure> {
     let groups = Groups { public, consuming, relaying, admin, background };
     if tokio::time::timeout(limits::SHUTDOWN_DEADLINE, take_apart(api, groups)).await.is_err() {
         tracing::warn!("stopped with work left: the shutdown deadline is over");
+    }
+    if let Some(traces) = traces {
+        // It blocks, for its deadline at most. A thread that panicked sends nothing, and that is told by the panic.
+        drop(tokio::task::spawn_blocking(|| traces.flush()).await);
     }
     tracing::info!("stopped");
     ended

@@ -176,7 +176,7 @@ async fn find(store: &Store, sku: &SkuId) -> Result<Option<CatalogueEntry>, Fail
 async fn change(sku: SkuId, change: SkuChange, config: &Config, store: Store, is_json: bool) -> Result<(), Failure> {
     let asking = Asking::start(config, &store)?;
     let admin = SkuAdmin::new(store.clone(), asking.commands.clone());
-    let asked = ChangeSku { sku: sku.clone(), change, key: None, request_id: asking::request_id() };
+    let asked = ChangeSku { sku: sku.clone(), change, key: None, origin: asking::request_id().into() };
     let outcome = admin.change(asked).await;
     asking.end().await;
     match outcome {

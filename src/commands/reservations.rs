@@ -9,6 +9,7 @@ use super::{AskError, Asked, CommandRefusal, Commands, InLog, Standing, refusal_
 use crate::ids::{self, IdempotencyKey, Note, PaymentRef, SkuId, Ticket};
 use crate::inventory::{Cancel, Command, Confirm, Extend, Refusal, Status};
 use crate::limits;
+use crate::origin::Origin;
 use crate::status::{Found, StatusAnswer, StatusReader};
 use crate::store::{ReservationRow, StoreError};
 
@@ -41,8 +42,8 @@ pub struct ChangeReservation {
     pub change: Change,
     /// The client's name for this call.
     pub key: Option<IdempotencyKey>,
-    /// Finds the call in logs.
-    pub request_id: String,
+    /// Finds the call in logs and traces.
+    pub origin: Origin,
 }
 
 /// What became of it.
@@ -116,14 +117,14 @@ impl ReservationCommands {
     /// # Errors
     /// [`ChangeError`].
     pub async fn change(&self, asked: ChangeReservation) -> Result<Changed, ChangeError> {
-        let ChangeReservation { id, ticket, change, key, request_id } = asked;
+        let ChangeReservation { id, ticket, change, key, origin } = asked;
         let Target { partition, sku } = match self.target(id, ticket).await? {
             Ok(target) => target,
             Err(refusal) => return Ok(Changed::Refused(CommandRefusal::Writer(refusal))),
         };
         let (command, is_named_by_key) = command_of(id, sku, change, key.as_ref());
         let (command_id, fingerprint) = (command.id(), command.fingerprint());
-        let asking = self.commands.ask(partition, command, request_id, limits::RESERVATION_DECISION_WAIT);
+        let asking = self.commands.ask(partition, command, origin, limits::RESERVATION_DECISION_WAIT);
         match asking.await.map_err(ChangeError::Ask)? {
             Asked::Undecided(ticket) => Ok(Changed::Undecided { id: command_id, ticket }),
             // This command is a duplicate of the row's, by its key, but it asks for something else: the writer left it out.

@@ -10,6 +10,7 @@ use crate::clock::Millis;
 use crate::ids::Place;
 use crate::inventory::{Arrival, Logged, PoisonReason, Unfit, arrival_of};
 use crate::store::BatchHead;
+use crate::telemetry::trace_context::TraceContext;
 use crate::wire::{self, DecodeError};
 
 /// Commands of one partition, to be decided together.
@@ -23,6 +24,8 @@ pub(super) struct Batch {
     pub records: BTreeMap<i64, Vec<u8>>,
     /// The latest log timestamp.
     pub at_max: Millis,
+    /// Which of `commands` belong to a trace, and to which.
+    pub traced: Vec<(usize, TraceContext)>,
 }
 
 impl Batch {
@@ -150,6 +153,9 @@ impl Gather {
     }
 
     fn put(&mut self, record: Record, at: Millis, commands: Vec<wire::Envelope>) {
+        let (first, count) = (self.batch.commands.len(), commands.len());
+        let ours = record.traces.iter().filter(|(index, _)| usize::from(*index) < count);
+        self.batch.traced.extend(ours.map(|(index, context)| (first + usize::from(*index), *context)));
         for (index, envelope) in commands.into_iter().enumerate() {
             let index = u16::try_from(index).expect("a record holds at most RECORD_COMMANDS_MAX commands");
             let place = Place { offset: record.offset, index };
@@ -185,11 +191,31 @@ mod tests {
                 }),
             })
             .collect();
-        Record { offset, at: Some(1000 + offset), payload: wire::encode(&sku, sent.iter()).unwrap() }
+        Record {
+            offset,
+            at: Some(1000 + offset),
+            payload: wire::encode(&sku, sent.iter()).unwrap(),
+            traces: Vec::new(),
+        }
     }
 
     fn bytes(offset: i64, payload: &[u8]) -> Record {
-        Record { offset, at: Some(1), payload: payload.to_vec() }
+        Record { offset, at: Some(1), payload: payload.to_vec(), traces: Vec::new() }
+    }
+
+    #[test]
+    fn traces_stay_with_their_commands() {
+        let of = |trace_id| TraceContext { trace_id, span_id: 1, is_sampled: true };
+        let mut gather = Gather::new(7, 5);
+        // The header of a command that is not there (a foreign producer's) is nobody's.
+        let second = Record { traces: vec![(1, of(81)), (0, of(80)), (2, of(82))], ..record(8, 2) };
+        for record in [record(7, 2), second] {
+            gather.offer(record).expect("they follow each other");
+        }
+        assert_eq!(gather.take().traced, [(3, of(81)), (2, of(80))]);
+        let unreadable = Record { traces: vec![(0, of(9)), (1, of(10))], ..bytes(9, b"nonsense") };
+        gather.offer(unreadable).expect("poison is decided too");
+        assert_eq!(gather.take().traced, [(0, of(9))]);
     }
 
     #[test]

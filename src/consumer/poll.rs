@@ -26,8 +26,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::Config;
 use super::progress::Beat;
 use crate::clock::Millis;
-use crate::kafka::client;
+use crate::kafka::{client, trace_headers};
 use crate::limits;
+use crate::telemetry::trace_context::TraceContext;
 
 /// A record as it came from the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(super) struct Record {
     /// The broker's time at append; `None` if the topic is not `LogAppendTime`.
     pub at: Option<Millis>,
     pub payload: Vec<u8>,
+    /// The traces of its commands, by their number.
+    pub traces: Vec<(u16, TraceContext)>,
 }
 
 /// What the poll thread reports, besides messages.
@@ -379,5 +382,6 @@ fn record_of(message: &BorrowedMessage<'_>) -> Record {
         Timestamp::LogAppendTime(at) => Some(at),
         Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
     };
-    Record { offset: message.offset(), at, payload: message.payload().unwrap_or_default().to_vec() }
+    let traces = message.headers().map(trace_headers::read).unwrap_or_default();
+    Record { offset: message.offset(), at, payload: message.payload().unwrap_or_default().to_vec(), traces }
 }

@@ -25,11 +25,13 @@ use crate::store::{BatchError, Claim, SettledHold, Writer};
 use crate::telemetry::metrics as names;
 use judge::{Attempt, Panicked};
 use ticks::Ticks;
+use trace::Stages;
 
 mod judge;
 mod poison;
 mod report;
 mod ticks;
+mod trace;
 
 /// The pure function that decides; a value, so that a test can pass one that fails.
 pub type Decide = fn(&Snapshot, &[Logged]) -> Outcome;
@@ -39,6 +41,7 @@ pub(super) struct Decided {
     outcome: Outcome,
     /// Rows of ended holds that it settled besides.
     settled: Vec<SettledHold>,
+    stages: Stages,
 }
 
 /// Why a worker stopped deciding.
@@ -232,6 +235,7 @@ impl<'p> Worker<'p> {
 
     /// Decides and commits one batch, whatever it takes, or says why it can't.
     async fn decide_batch(&mut self, batch: &mut Batch) -> Result<(), BatchEnd> {
+        let first_began = Instant::now();
         let mut attempts = 0;
         let mut poisoned = 0;
         let mut wait = limits::RECONNECT_WAIT_MIN;
@@ -254,6 +258,7 @@ impl<'p> Worker<'p> {
             match attempt {
                 Attempt::Committed(decided) => {
                     self.after_commit(batch, &decided, began.elapsed());
+                    trace::tell(self.partition, batch, &decided, first_began);
                     return Ok(());
                 }
                 Attempt::End(end) => return Err(end),
@@ -287,6 +292,7 @@ impl<'p> Worker<'p> {
             Ok(snapshot) => snapshot,
             Err(error) => return Err((tx.roll_back(error).await, None)),
         };
+        let loaded = Instant::now();
         self.partition.progress.begin(Doing::Decide);
         let outcome = match catch_unwind(AssertUnwindSafe(|| decide(&snapshot, &batch.commands))) {
             Ok(outcome) => outcome,
@@ -299,6 +305,7 @@ impl<'p> Worker<'p> {
                 return Ok(Err(Panicked));
             }
         };
+        let decided = Instant::now();
         self.partition.progress.begin(Doing::Postgres);
         if let Err(error) = tx.write(&batch.commands, &outcome, &batch.raw()).await {
             return Err((tx.roll_back(error).await, None));
@@ -307,10 +314,10 @@ impl<'p> Worker<'p> {
             Ok(settled) => settled,
             Err(error) => return Err((tx.roll_back(error).await, None)),
         };
-        let decided = Decided { outcome, settled };
-        let commit_began = Instant::now();
+        let written = Instant::now();
+        let decided = Decided { outcome, settled, stages: Stages { began, loaded, decided, written } };
         let committed = tx.commit().await;
-        histogram!(names::BATCH_LATENCY, "phase" => "commit").record(commit_began.elapsed());
+        histogram!(names::BATCH_LATENCY, "phase" => "commit").record(written.elapsed());
         histogram!(names::BATCH_LATENCY, "phase" => "db").record(began.elapsed());
         match committed {
             Ok(()) => Ok(Ok(decided)),

@@ -1,14 +1,14 @@
-//! What surrounds every request of a listener: its id, the caps on headers and requests in flight, the deadline, the last resort for a
+//! What surrounds every request of a listener: its id and its trace, the caps on headers and requests in flight, the deadline, the last resort for a
 //! panic, the form of every error, `Cache-Control`, and the request's metrics.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -20,7 +20,10 @@ use super::headers::{RequestId, X_REQUEST_ID};
 use super::problem::{Code, Effect, Problem};
 use super::reserve::unknown;
 use crate::limits;
-use crate::telemetry::metrics as names;
+use crate::origin::Origin;
+use crate::telemetry::metrics::{HTTP_DURATION, HTTP_IN_FLIGHT};
+use crate::telemetry::trace_context::{TRACEPARENT, TraceContext};
+use crate::telemetry::traces::{self, Span, SpanKind, names};
 
 /// What is to be said of a request that is cut off at its deadline: its handler tells, the frame says it. Cheap to clone.
 #[derive(Clone, Default)]
@@ -64,10 +67,65 @@ impl Fate {
     }
 }
 
-/// What the frame gave a request on its way: its id, and where its handler tells what is to be said if it is cut off.
-pub(super) fn of_request(parts: &Parts) -> (RequestId, Fate) {
-    let request_id = parts.extensions.get::<RequestId>().cloned().unwrap_or_else(|| RequestId::of(&parts.headers));
-    (request_id, parts.extensions.get::<Fate>().cloned().unwrap_or_default())
+/// What the frame gave a request on its way: where it comes from, and where its handler tells what is to be said if it is cut off.
+pub(super) fn of_request(parts: &Parts) -> (Origin, Fate) {
+    let origin = parts.extensions.get::<Origin>().cloned();
+    let origin = origin.unwrap_or_else(|| Call::untraced(&parts.headers).origin());
+    (origin, parts.extensions.get::<Fate>().cloned().unwrap_or_default())
+}
+
+/// One call: what it is called in logs, and its trace.
+struct Call {
+    request_id: RequestId,
+    /// Of our span, if the call is sampled; else the caller's, which goes on as it came.
+    trace: Option<TraceContext>,
+    span: Option<Span>,
+}
+
+impl Call {
+    fn untraced(headers: &HeaderMap) -> Self {
+        let trace = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok()).and_then(TraceContext::parse);
+        Self { request_id: RequestId::of(headers), trace, span: None }
+    }
+
+    /// Begins the call's span, if it is sampled.
+    fn begin(request: &Request, method: &Method, route: &str) -> Self {
+        let Self { request_id, trace: caller, .. } = Self::untraced(request.headers());
+        let mut span = traces::root(caller, SpanKind::Server, || format!("{method} {route}"));
+        if let Some(span) = &mut span {
+            span.set(names::HTTP_METHOD, method.to_string());
+            span.set(names::HTTP_ROUTE, route.to_owned());
+            span.set(names::URL_PATH, request.uri().path().to_owned());
+            span.set(names::REQUEST_ID, request_id.as_str().to_owned());
+        }
+        Self { trace: span.as_ref().map(Span::context).or(caller), request_id, span }
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { request_id: self.request_id.shared(), trace: self.trace }
+    }
+
+    /// Hex, as log lines show it; empty without a trace.
+    fn trace_id(&self) -> String {
+        self.trace.map(|trace| format!("{:032x}", trace.trace_id)).unwrap_or_default()
+    }
+
+    fn end(self, route: &str, status: StatusCode, took: Duration) {
+        let trace_id = self.trace_id();
+        let Some(mut span) = self.span else { return };
+        span.set(names::HTTP_STATUS, i64::from(status.as_u16()));
+        if status.is_server_error() {
+            span.fail("5xx");
+        }
+        tracing::info!(
+            request.id = self.request_id.as_str(),
+            trace.id = trace_id,
+            http.route = route,
+            http.status = status.as_u16(),
+            duration_ms = took.as_secs_f64() * 1e3,
+            "answered a traced request"
+        );
+    }
 }
 
 /// The frame of one listener; cheap to clone.
@@ -89,7 +147,7 @@ impl Frame {
     pub fn new(listener: &'static str, in_flight_max: usize) -> Self {
         Self(Arc::new(Inner {
             in_flight: Semaphore::new(in_flight_max),
-            in_flight_gauge: metrics::gauge!(names::HTTP_IN_FLIGHT, "listener" => listener),
+            in_flight_gauge: metrics::gauge!(HTTP_IN_FLIGHT, "listener" => listener),
             durations: Mutex::default(),
         }))
     }
@@ -109,7 +167,7 @@ impl Frame {
     /// The histogram of this route, method and status; kept, because looking one up by its labels costs more than recording.
     fn duration_of(&self, route: &str, method: &Method, status: u16) -> Histogram {
         let make = || {
-            metrics::histogram!(names::HTTP_DURATION,
+            metrics::histogram!(HTTP_DURATION,
                 "method" => method.to_string(), "route" => route.to_owned(), "status" => status.to_string())
         };
         // The map holds handles only: whatever a panicking holder left is whole.
@@ -142,46 +200,48 @@ pub async fn frame(State(frame): State<Frame>, mut request: Request, next: Next)
     let started = Instant::now();
     let method = known_method(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     let instance = request.uri().path().to_owned();
-    let request_id = RequestId::of(request.headers());
-    request.extensions_mut().insert(request_id.clone());
+    let call = Call::begin(&request, &method, route);
+    request.extensions_mut().insert(call.origin());
     let fate = Fate::default();
     request.extensions_mut().insert(fate.clone());
     let response = match frame.enter(&request) {
-        Ok(_in_flight) => answer(&method, &request_id, &fate, next.run(request)).await,
+        Ok(_in_flight) => answer(&method, &call, &fate, next.run(request)).await,
         Err(problem) => problem.into_response(),
     };
-    let response = finish(response, &instance, &request_id);
-    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-    frame.duration_of(route, &method, response.status().as_u16()).record(started.elapsed());
+    let response = finish(response, &instance, &call);
+    let took = started.elapsed();
+    frame.duration_of(route, &method, response.status().as_u16()).record(took);
+    call.end(route, response.status(), took);
     response
 }
 
 /// Runs the handler; whatever happens there, there is an answer in time.
-async fn answer(
-    method: &Method,
-    request_id: &RequestId,
-    fate: &Fate,
-    handler: impl Future<Output = Response>,
-) -> Response {
+async fn answer(method: &Method, call: &Call, fate: &Fate, handler: impl Future<Output = Response>) -> Response {
     let guarded = AssertUnwindSafe(handler).catch_unwind();
     match tokio::time::timeout(limits::REQUEST_DEADLINE, guarded).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
-            tracing::error!(request.id = request_id.as_str(), "a handler panicked");
+            tracing::error!(request.id = call.request_id.as_str(), trace.id = call.trace_id(), "a handler panicked");
             Problem::new(Code::Internal, "an internal error; its request id finds it in our logs").into_response()
         }
         Err(_) => {
-            tracing::warn!(request.id = request_id.as_str(), "a request outlived its deadline");
+            let trace_id = call.trace_id();
+            tracing::warn!(
+                request.id = call.request_id.as_str(),
+                trace.id = trace_id,
+                "a request outlived its deadline"
+            );
             fate.problem(method).into_response()
         }
     }
 }
 
 /// Gives problems their body and every answer its common headers.
-fn finish(mut response: Response, instance: &str, request_id: &RequestId) -> Response {
+fn finish(mut response: Response, instance: &str, call: &Call) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let mut rendered = problem.render(instance, request_id.as_str());
+        let mut rendered = problem.render(instance, call.request_id.as_str());
         // `Allow` of a 405, set by the router.
         if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
             rendered.headers_mut().insert(header::ALLOW, allow);
@@ -189,7 +249,10 @@ fn finish(mut response: Response, instance: &str, request_id: &RequestId) -> Res
         response = rendered;
     }
     let headers = response.headers_mut();
-    headers.insert(X_REQUEST_ID, request_id.to_header());
+    headers.insert(X_REQUEST_ID, call.request_id.to_header());
+    if let Some(trace) = call.trace {
+        headers.insert(TRACEPARENT, HeaderValue::from_str(&trace.to_string()).expect("digits and dashes"));
+    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

@@ -44,6 +44,11 @@ impl RequestId {
         &self.0
     }
 
+    /// The same text, held together with this.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// As a header.
     pub fn to_header(&self) -> HeaderValue {
         HeaderValue::from_str(&self.0).expect("printable ASCII, checked or made here")

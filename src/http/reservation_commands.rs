@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::app::{App, SharedApp, location, status_unavailable, unreadable};
 use super::body::{JsonBody, OptionalJsonBody};
 use super::frame::{self, Fate};
-use super::headers::{self, RequestId};
+use super::headers;
 use super::json::{self, Fields};
 use super::openapi::{
     CancelBody, CancelProblems, ConfirmBody, ConfirmProblems, ExtendBody, ExtendProblems, ReservationCommandProblems,
@@ -27,13 +27,14 @@ use crate::commands::AskError;
 use crate::commands::reservations::{Change, ChangeError, ChangeReservation, ChangeStanding, Changed};
 use crate::ids::{IdempotencyKey, Note, PaymentRef, Ticket};
 use crate::limits;
+use crate::origin::Origin;
 
 /// What all three have in common, besides their body.
 pub(super) struct Call {
     id: Uuid,
     ticket: Option<Ticket>,
     key: Option<IdempotencyKey>,
-    request_id: RequestId,
+    origin: Origin,
     fate: Fate,
 }
 
@@ -45,8 +46,8 @@ impl FromRequestParts<SharedApp> for Call {
         let id = path.ok().and_then(|Path(text)| parse_id(&text)).ok_or_else(unknown_reservation)?;
         let ticket = headers::ticket_of(parts.uri.query())?;
         let key = headers::idempotency_key(&parts.headers)?;
-        let (request_id, fate) = frame::of_request(parts);
-        Ok(Self { id, ticket, key, request_id, fate })
+        let (origin, fate) = frame::of_request(parts);
+        Ok(Self { id, ticket, key, origin, fate })
     }
 }
 
@@ -131,10 +132,10 @@ pub(super) async fn extend(
 
 impl Call {
     async fn make(self, app: &SharedApp, change: Change) -> Result<Response, Problem> {
-        let Self { id, ticket, key, request_id, fate } = self;
+        let Self { id, ticket, key, origin, fate } = self;
         // Whatever cuts this off, its `status_url` tells what became of the reservation.
         fate.maybe_sent(id);
-        let asked = ChangeReservation { id, ticket, change, key, request_id: request_id.as_str().to_owned() };
+        let asked = ChangeReservation { id, ticket, change, key, origin };
         let reservations = app.reservations.clone();
         // In a task of its own: a client who hangs up does not take the command back.
         match app.publishes.spawn(async move { reservations.change(asked).await }).await {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::app::{App, SharedApp, location, not_sent, status_unavailable};
 use super::body::JsonBody;
 use super::frame::Fate;
-use super::headers::{self, IDEMPOTENT_REPLAYED, PREFERENCE_APPLIED, RequestId, Wait};
+use super::headers::{self, IDEMPOTENT_REPLAYED, PREFERENCE_APPLIED, Wait};
 use super::json::{self, Fields, Json as Body};
 use super::openapi::{ReserveBody, ReserveProblems};
 use super::problem::{Code, Effect, Problem};
@@ -26,6 +26,7 @@ use crate::ids::{self, IdempotencyKey, Metadata, Quantity, SkuId, Ticket, UserId
 use crate::ingress::{Delivery, NotSent};
 use crate::inventory::{Command, Reserve};
 use crate::limits;
+use crate::origin::Origin;
 use crate::status::StatusAnswer;
 use crate::waiters::Waiter;
 use crate::wire::Sent;
@@ -40,6 +41,7 @@ use crate::wire::Sent;
         ("Idempotency-Key" = Option<String>, Header, description = "Name of this request, 1 to 255 printable ASCII characters"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds (at most 30) for the decision"),
         ("X-Request-Id" = Option<String>, Header, description = "Name of this call in logs"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context: the call becomes a part of this trace"),
     ),
     responses(
         (status = 202, description = "Queued", body = AcceptedView, headers(
@@ -55,7 +57,7 @@ use crate::wire::Sent;
 )]
 pub(super) async fn reserve(
     State(app): State<SharedApp>,
-    Extension(request_id): Extension<RequestId>,
+    Extension(origin): Extension<Origin>,
     Extension(fate): Extension<Fate>,
     request_headers: HeaderMap,
     RawQuery(query): RawQuery,
@@ -74,7 +76,7 @@ pub(super) async fn reserve(
     match app.admission.admit(&request).await {
         Admitted::Publish(admitted) => {
             fate.maybe_sent(admitted.id);
-            publish(&app, request, metadata, admitted, request_id, wait).await
+            publish(&app, request, metadata, admitted, origin, wait).await
         }
         Admitted::Replay(replay) => replay_answer(&app, &request, replay, wait).await,
         Admitted::Refused(refusal) => {
@@ -135,7 +137,7 @@ async fn publish(
     request: ReserveRequest,
     metadata: Option<Metadata>,
     admitted: Publish,
-    request_id: RequestId,
+    origin: Origin,
     wait: Option<Wait>,
 ) -> Result<Response, Problem> {
     let (id, partition, maybe_accepted) = (admitted.id, admitted.partition, admitted.maybe_accepted);
@@ -144,11 +146,11 @@ async fn publish(
     let received_at_us = admitted.received_at_us;
     let ReserveRequest { user, sku, quantity, .. } = request;
     let command = Command::Reserve(Reserve { id, user, sku, quantity, metadata });
-    let sent = Sent { received_at_us, request_id: request_id.as_str().to_owned(), command };
+    let sent = Sent { received_at_us, request_id: origin.request_id.to_string(), command };
     let (tell, told) = oneshot::channel();
     let (ingress, status) = (app.ingress.clone(), app.status.clone());
     app.publishes.spawn(async move {
-        let delivery = ingress.submit(partition, sent).await;
+        let delivery = ingress.submit_traced(partition, sent, origin.trace).await;
         if let Delivery::Delivered(ticket) = delivery {
             status.observe_delivered(ticket);
         }

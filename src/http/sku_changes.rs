@@ -28,12 +28,13 @@ use super::skus::{sku_of, unknown_sku};
 use super::views::{AcceptedCommandView, AdminSkuView, CommandView, StockView};
 use crate::admin::{ChangeSku, ChangeSkuError, SkuChange, SkuChanged, SkuCommandStanding, Stock};
 use crate::ids::{IdempotencyKey, SkuId};
+use crate::origin::Origin;
 
 /// What all changes have in common, besides their body.
 pub(super) struct Call {
     sku: SkuId,
     key: Option<IdempotencyKey>,
-    request_id: String,
+    origin: Origin,
 }
 
 impl FromRequestParts<SharedApp> for Call {
@@ -44,8 +45,8 @@ impl FromRequestParts<SharedApp> for Call {
         let sku = sku_of(path)?;
         headers::no_parameters(parts.uri.query())?;
         let key = headers::idempotency_key(&parts.headers)?;
-        let (request_id, _) = frame::of_request(parts);
-        Ok(Self { sku, key, request_id: request_id.as_str().to_owned() })
+        let (origin, _) = frame::of_request(parts);
+        Ok(Self { sku, key, origin })
     }
 }
 
@@ -163,8 +164,8 @@ pub(super) async fn resume_sku(
 
 impl Call {
     async fn make(self, app: &SharedApp, change: SkuChange) -> Result<Response, Problem> {
-        let Self { sku, key, request_id } = self;
-        let asked = ChangeSku { sku: sku.clone(), change, key, request_id };
+        let Self { sku, key, origin } = self;
+        let asked = ChangeSku { sku: sku.clone(), change, key, origin };
         let admin = app.admin.clone();
         // In a task of its own: an operator who hangs up does not take the command back.
         match app.publishes.spawn(async move { admin.change(asked).await }).await {

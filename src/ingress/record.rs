@@ -8,6 +8,7 @@ use super::request::Request;
 use super::{Delivery, NotSent};
 use crate::ids::{Place, SkuId, Ticket};
 use crate::kafka::producer::Report;
+use crate::kafka::trace_headers::Traced;
 use crate::{limits, wire};
 
 /// A record to publish.
@@ -16,6 +17,8 @@ pub(super) struct Record {
     pub(super) sku: SkuId,
     /// Its bytes.
     pub(super) payload: Vec<u8>,
+    /// Its commands that belong to a trace.
+    pub(super) traced: Vec<Traced>,
 }
 
 /// Those who wait for a record's report, in the order of its commands.
@@ -58,6 +61,11 @@ pub(super) fn encode(group: Vec<Request>) -> (Record, Waiting) {
     let sku = group.first().expect("a group has a first request").sent.command.sku().clone();
     let payload = wire::encode(&sku, group.iter().map(|request| &request.sent))
         .expect("`group` makes records of one SKU, of 1 to RECORD_COMMANDS_MAX commands");
-    let waiting = group.into_iter().map(|request| request.into_parts().1).collect();
-    (Record { sku, payload }, Waiting(waiting))
+    let traced = (0..).zip(&group).filter_map(|(index, request)| {
+        let context = request.trace?;
+        Some(Traced { index, context, request_id: request.sent.request_id.as_str().into() })
+    });
+    let traced = traced.collect();
+    let waiting = group.into_iter().map(Request::into_answer).collect();
+    (Record { sku, payload, traced }, Waiting(waiting))
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
 use super::Delivery;
+use crate::telemetry::trace_context::TraceContext;
 use crate::wire::Sent;
 
 /// Decides once and for all who answers a request: the lane that publishes it, or the submitter that takes it back.
@@ -24,15 +25,17 @@ impl Claim {
 pub(super) struct Request {
     /// The command.
     pub(super) sent: Sent,
+    /// The trace that it belongs to.
+    pub(super) trace: Option<TraceContext>,
     claim: Claim,
     answer: oneshot::Sender<Delivery>,
 }
 
 impl Request {
     /// The request, and where its answer arrives.
-    pub(super) fn new(sent: Sent, claim: Claim) -> (Self, oneshot::Receiver<Delivery>) {
+    pub(super) fn new(sent: Sent, trace: Option<TraceContext>, claim: Claim) -> (Self, oneshot::Receiver<Delivery>) {
         let (answer, answered) = oneshot::channel();
-        (Self { sent, claim, answer }, answered)
+        (Self { sent, trace, claim, answer }, answered)
     }
 
     /// Takes the request for publishing; false = its submitter has taken it back.
@@ -47,8 +50,8 @@ impl Request {
         }
     }
 
-    /// What goes into the record, and the way back.
-    pub(super) fn into_parts(self) -> (Sent, oneshot::Sender<Delivery>) {
-        (self.sent, self.answer)
+    /// The way back, when the command is in its record.
+    pub(super) fn into_answer(self) -> oneshot::Sender<Delivery> {
+        self.answer
     }
 }

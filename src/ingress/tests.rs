@@ -77,7 +77,7 @@ impl Bench {
 
     fn submit(&self, sku: &str, user: usize) -> JoinHandle<Delivery> {
         let (lane, sent) = (self.lane.clone(), reserve(sku, user));
-        tokio::spawn(async move { deliver(&lane, sent).await })
+        tokio::spawn(async move { deliver(&lane, sent, None).await })
     }
 
     /// Lets every task do all that it can do now (the tests' runtime has one thread).
@@ -140,7 +140,7 @@ async fn a_crowd_shares_publishes_and_a_few_are_published_at_once() {
     let task = tokio::spawn(task);
     // Reports come at once: without a pace the lane would publish each request alone.
     let offer = async |user| {
-        let request = Request::new(reserve("A", user), Claim::default()).0;
+        let request = Request::new(reserve("A", user), None, Claim::default()).0;
         lane.send(request).await.map_err(drop).expect("the lane is open");
         tokio::task::yield_now().await;
     };
@@ -273,7 +273,7 @@ async fn closing_publishes_what_is_there_and_ends() {
     (flight.remove(0).on_report)(Report::At(1));
     assert_eq!((first.await.expect("no panic"), second.await.expect("no panic")), (at(0, 0), at(1, 0)));
     bench.task.await.expect("the lane ends");
-    assert_eq!(deliver(&bench.lane, reserve("A", 3)).await, UNAVAILABLE);
+    assert_eq!(deliver(&bench.lane, reserve("A", 3), None).await, UNAVAILABLE);
 }
 
 #[tokio::test]
@@ -295,7 +295,7 @@ proptest! {
     #[test]
     fn grouping_loses_nothing_and_keeps_the_order_per_sku(skus in prop::collection::vec(0_usize..4, 0..300)) {
         let requests = skus.iter().enumerate().map(|(user, sku)| {
-            Request::new(reserve(&format!("S{sku}"), user), Claim::default()).0
+            Request::new(reserve(&format!("S{sku}"), user), None, Claim::default()).0
         });
         let user_of = |request: &Request| match &request.sent.command {
             Command::Reserve(reserve) => reserve.user.as_str()[2..].parse::<usize>().expect("made above"),

@@ -18,6 +18,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::{oneshot, watch};
 
+use super::trace_headers::{self, Traced};
 use super::{KafkaError, client};
 use crate::limits;
 
@@ -57,14 +58,22 @@ impl Producer {
 
     /// Hands a record over. `on_report` is called once: at once if the record is refused here, else when the broker answered, or when
     /// the library gave up after [`limits::MESSAGE_TIMEOUT`].
-    pub fn send(&self, partition: i32, key: &[u8], payload: &[u8], on_report: OnReport) {
-        let record = BaseRecord::with_opaque_to(&self.shared.topic, Box::new(on_report))
+    ///
+    /// `traced` are the record's commands that belong to a trace; it says so in its headers.
+    pub fn send(&self, partition: i32, key: &[u8], payload: &[u8], traced: &[Traced], on_report: OnReport) {
+        let mut record = BaseRecord::with_opaque_to(&self.shared.topic, Box::new(on_report))
             .partition(partition)
             .key(key)
             .payload(payload);
+        record.headers = trace_headers::write(traced);
         if let Err((error, record)) = self.shared.library.send(record) {
             (*record.delivery_opaque)(report::of_refused_send(&error));
         }
+    }
+
+    /// The topic that it publishes to.
+    pub fn topic(&self) -> &str {
+        &self.shared.topic
     }
 
     /// Hands one record over and waits for its report, as long as the library takes. For records that are no client's request.
@@ -73,7 +82,7 @@ impl Producer {
         let on_report = move |report| {
             let _ = reported.send(report); // nobody waits any more
         };
-        self.send(partition, key, payload, Box::new(on_report));
+        self.send(partition, key, payload, &[], Box::new(on_report));
         report.await.unwrap_or(Report::Open)
     }
 

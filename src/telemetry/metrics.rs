@@ -147,6 +147,8 @@ metrics_table! {
     AUDIT_LEADS = "flashsale.audit.leads", Count, Kind::Gauge;
     /// Tickets below the position without a decision: lost, or made up by a client.
     STATUS_NOT_FOUND_AFTER_TICKET = "flashsale.status.not.found.after.ticket", Count, Kind::Counter;
+    /// Spans of traces, by `outcome` (exported, failed: the collector did not take them).
+    TRACE_SPANS = "flashsale.trace.spans", Count, Kind::Counter;
     /// Always 1; `version` and `commit` say what runs.
     BUILD_INFO = "flashsale.build.info", Count, Kind::Gauge;
 }

@@ -51,6 +51,7 @@ mod store_schema;
 mod store_writer;
 mod support;
 mod tidy;
+mod traces;
 mod waiters_sweep;
 mod wire_bytes;
 mod wire_commands;

@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod cases;
+pub mod collector;
 pub mod commands;
 pub mod consumer;
 pub mod database;

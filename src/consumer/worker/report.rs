@@ -15,7 +15,7 @@ use crate::telemetry::metrics as names;
 
 /// The hints that follow from a batch.
 pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batch, decided: &Decided) -> BatchEffects {
-    let Decided { outcome, settled: ended } = decided;
+    let Decided { outcome, settled: ended, .. } = decided;
     // A try and its retry took their units once: they are settled once, by the one that was decided.
     let decisions = batch.commands.iter().zip(&outcome.decisions).zip(&batch.received_at_us);
     let settled = decisions.filter_map(|((logged, decision), received_at_us)| {

@@ -94,7 +94,7 @@ impl Ticks {
         let is_lost = Arc::new(AtomicBool::new(false));
         let reported = Arc::clone(&is_lost);
         let on_report = move |report| reported.store(!matches!(report, Report::At(_)), Ordering::Relaxed);
-        self.producer.send(self.partition, sku.as_str().as_bytes(), &payload, Box::new(on_report));
+        self.producer.send(self.partition, sku.as_str().as_bytes(), &payload, &[], Box::new(on_report));
         is_lost
     }
 }

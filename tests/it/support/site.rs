@@ -77,6 +77,11 @@ impl Site {
         site
     }
 
+    /// Its topic.
+    pub fn topic(&self) -> &str {
+        &self.environment["TOPIC"]
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flashsale"));
         command
