@@ -1,7 +1,7 @@
 //! Every bound of the service: one name, its unit and the reason for its size.
 //!
 //! Queues, batches, retries and waits elsewhere use these names and nothing else (a test reads the sources and says so). Relations
-//! between bounds are asserted at compile time at the end of this file. Values that an operator may change live in `config`;
+//! between bounds are asserted at compile time in `relations`. Values that an operator may change live in `config`;
 //! their defaults stand here.
 //!
 //! # What refuses first
@@ -17,6 +17,8 @@
 //! - **The writer is behind: [`INTAKE_LAG_MAX`].** Neither of the others is full then: what was accepted is in the log and has its 202.
 
 use std::time::Duration;
+
+mod relations;
 
 // ---- what a client may send -------------------------------------------------------------------------------------------------
 
@@ -482,6 +484,8 @@ pub const LOAD_RETRY_WAIT: Duration = Duration::from_millis(100);
 
 /// Traces in a second that callers may ask for by `traceparent`: anybody who may buy may send one.
 pub const TRACES_OF_CALLERS_PER_SECOND: u32 = 100;
+/// What is meant by "a second" there.
+pub const TRACES_OF_CALLERS_WINDOW: Duration = Duration::from_secs(1);
 /// Spans that wait to be sent, about 1 KiB each: at 1 % of 25,000 requests a second, eight seconds of a collector that is away.
 pub const TRACE_QUEUE_SPANS_MAX: usize = 8192;
 /// Spans in one export.
@@ -551,66 +555,3 @@ pub const CONSUMER_DRAIN_DEADLINE: Duration = Duration::from_secs(8);
 pub const SERVICES_DRAIN_DEADLINE: Duration = Duration::from_secs(1);
 /// How often the metrics recorder tidies its histograms; without it memory grows.
 pub const METRICS_UPKEEP_EVERY: Duration = Duration::from_secs(5);
-
-const _: () = {
-    assert!(
-        // Between two questions it may look for a broker, see `topics::facts`.
-        RELAY_LEAD_EVERY.as_millis() + STATEMENT_DEADLINE.as_millis() + 3 * LOG_PROBE_DEADLINE.as_millis()
-            < RELAY_SESSION_IDLE_MAX.as_millis(),
-        "the session of a relay that is well would be ended"
-    );
-    assert!(
-        AUDIT_EVERY.as_millis() * 2 < AUDIT_SESSION_IDLE_MAX.as_millis(),
-        "the session of an auditor that is well would be ended"
-    );
-    assert!(
-        RELAY_DRAIN_DEADLINE.as_millis() + RELAY_SETTLE_DEADLINE.as_millis() <= CONSUMER_DRAIN_DEADLINE.as_millis(),
-        "a relay ends beside the consumer"
-    );
-    assert!(LIST_TIME.as_millis() < READ_DEADLINE.as_millis(), "a page that ends early must not be too late");
-    assert!(
-        INTAKE_LAG_MAX.as_millis() * 2 < HOLD_SECONDS_MIN as u128 * 1000,
-        "lag must stay under half of the shortest hold"
-    );
-    assert!(
-        KEY_MARKER_TTL.as_secs() > INTAKE_LAG_MAX.as_secs() + MESSAGE_TIMEOUT.as_secs(),
-        "Redis could not vouch for absence"
-    );
-    assert!(
-        INTAKE_LAG_MAX.as_secs() + MESSAGE_TIMEOUT.as_secs() >= LANDING_WINDOW.as_secs(),
-        "Redis would vouch for requests that may still land"
-    );
-    assert!(
-        OVER_LIMIT_CONFIRM_WAIT.as_millis() < READ_DEADLINE.as_millis(),
-        "an answer would wait for a query that is given up"
-    );
-    assert!(SOLD_OUT_RENEW_EVERY.as_millis() * 2 < SOLD_OUT_LEASE.as_millis(), "a flag would flicker");
-    assert!(PARTITION_BUFFER_RECORDS_MAX >= BATCH_SIZE_MAX, "a batch of unpacked records could never fill");
-    assert!(
-        // As `cli::serve` takes the process apart. The operators' part counts five times: the public listener's last answers, publishes
-        // that note their end, the admin listener (twice), and the background.
-        HTTP_DRAIN_DEADLINE.as_millis()
-            + PRODUCER_DRAIN_DEADLINE.as_millis()
-            + CONSUMER_DRAIN_DEADLINE.as_millis()
-            + SERVICES_DRAIN_DEADLINE.as_millis()
-            + 5 * ADMIN_DRAIN_DEADLINE.as_millis()
-            < SHUTDOWN_DEADLINE.as_millis(),
-        "the parts of the shutdown must fit the whole"
-    );
-    assert!(
-        MIGRATION_LOCK_TIMEOUT.as_millis() < LOCK_TIMEOUT.as_millis(),
-        "a migration that waits for a table must not fail the batches behind it"
-    );
-    assert!(
-        STATEMENT_DEADLINE.as_secs() * (BATCH_ATTEMPTS_MAX as u64) < MAX_POLL_INTERVAL.as_secs(),
-        "a batch that is tried again must not cost the membership"
-    );
-    assert!(
-        BROKER_PROBE_DEADLINE.as_millis() < DELIVERY_WAIT.as_millis(),
-        "held back requests could never be published"
-    );
-    assert!(PUBLISH_COMMANDS_MAX >= RECORD_COMMANDS_MAX, "a full record must fit one publish");
-    assert!(3 * LANE_QUEUE_MAX < HTTP_IN_FLIGHT_MAX, "one stuck partition must leave room for the others");
-    assert!(HTTP_IN_FLIGHT_MAX <= STATUS_QUEUE_MAX, "whoever is inside may ask for a status");
-    assert!(HTTP_IN_FLIGHT_MAX < CONNECTIONS_MAX, "overload must be answered, not left to the kernel");
-};

@@ -144,6 +144,7 @@ async fn a_crowd_shares_publishes_and_a_few_are_published_at_once() {
         lane.send(request).await.map_err(drop).expect("the lane is open");
         tokio::task::yield_now().await;
     };
+    let began = std::time::Instant::now();
     for user in 0..3 {
         offer(user).await;
         tokio::task::yield_now().await;
@@ -155,7 +156,11 @@ async fn a_crowd_shares_publishes_and_a_few_are_published_at_once() {
     lane_ends.cancel();
     task.await.expect("the lane ends");
     let records = *publishes.lock().expect("no panic");
-    assert!(records < CROWD / 10, "{records} records for {CROWD} requests");
+    // Full records, and what goes at once while not more than so many arrive: the more the slower this machine is, and far from one for
+    // each on a machine that is not so slow that nothing can be said.
+    let unpaced = limits::PACE_ABOVE_PER_SECOND * (began.elapsed() + limits::RATE_WINDOW).as_secs_f64();
+    let most = CROWD / limits::RECORD_COMMANDS_MAX + 2 * unpaced as usize;
+    assert!(records <= most, "{records} records for {CROWD} requests, at most {most}");
 }
 
 #[tokio::test]

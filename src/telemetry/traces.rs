@@ -199,7 +199,7 @@ struct Allowance {
 
 impl Allowance {
     fn take(&mut self, now: Instant) -> bool {
-        if self.second.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
+        if self.second.is_none_or(|began| now.duration_since(began) >= limits::TRACES_OF_CALLERS_WINDOW) {
             *self = Self { second: Some(now), taken: 0 };
         }
         self.taken += 1;
