@@ -1,6 +1,6 @@
 # The commands of the project. Each is a script in scripts/ that says at its top what it does.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench clean
+.PHONY: help setup run test check bench load clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +19,9 @@ check: ## format, lints, documentation, licences, scripts
 
 bench: ## the numbers of docs/benchmarks.md, measured here
 	@scripts/bench.sh $(ARGS)
+
+load: ## the whole service under load, measured (minutes): make load ARGS="headline half"
+	@scripts/load.sh $(ARGS)
 
 clean: ## remove what was built and the data of make run
 	@scripts/clean.sh

@@ -477,6 +477,16 @@ pub const AUDIT_SKUS_SHOWN_MAX: usize = 1000;
 
 /// How long one answer is waited for by a made buyer: longer than any answer without `Prefer: wait` takes.
 pub const LOAD_ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// What a connection of the generator reads into: any answer to a buyer is smaller.
+pub const LOAD_BUFFER_BYTES: usize = 4096;
+/// The longest patience of a made buyer, and the longest latency that is told apart.
+pub const LOAD_PATIENCE_MAX: Duration = Duration::from_secs(3600);
+/// `Prefer: wait` of a made buyer who asks for the decision after the rush.
+pub const LOAD_FOLLOW_WAIT: Duration = Duration::from_secs(5);
+/// Messages to the one who shows the progress: none is ever sent, it ends with its sender.
+pub const LOAD_PROGRESS_MESSAGES: usize = 0;
+/// How often a terminal is told how far the rush is.
+pub const LOAD_PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Before a made buyer tries again, if nobody says how long to wait, and between two looks at a decision.
 pub const LOAD_RETRY_WAIT: Duration = Duration::from_millis(100);
 

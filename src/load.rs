@@ -1,177 +1,185 @@
-//! The crowd, made: offers requests at a rate that was fixed before, follows every one that was accepted to its decision, and says whether
+//! The crowd, made: offers requests at times that were fixed before, follows every one that was accepted to its decision, and says whether
 //! what it saw from outside can be true.
 //!
-//! **Open model, within the connections**: request `n` is due at `n / rate`, whatever became of the others, and its latency counts from when it
-//! was due, also if no connection was free then. Buyers are patient: what may have been lost, or is refused for now, is sent again with the
-//! same key, on the same connection; so a service that refuses everybody for now is asked by as many buyers as there are connections, and
-//! whoever comes too late for that is counted as failed, not as sent.
+//! **Open model, within the connections**: each request has its time ([`schedule`]), whatever became of the others, and its latency counts from
+//! then, also if no connection was free. Buyers are patient: what may have been lost, or is refused for now, is sent again with the same key,
+//! on the same connection; so a service that refuses everybody for now is asked by as many buyers as there are connections.
+//!
+//! Each thread has a runtime, connections and a [`tally`] of its own; they share the next request's number and nothing else. Three phases, which
+//! all threads begin together: connect, the rush, and [`follow`] for what the rush left undecided. CPU time is that of the rush.
 
+mod answer;
+mod buyer;
 mod connection;
+mod demand;
+mod follow;
+mod processes;
+mod progress;
 mod report;
+mod schedule;
+mod stock;
+mod tally;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
 
-use serde_json::Value;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::runtime;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
 
 use crate::ids;
-use crate::limits;
-use connection::{Answer, Connection};
+use buyer::Crowd;
+use connection::Connection;
+use demand::Demand;
+pub use processes::Watched;
 pub use report::Report;
-use report::{Decision, Fate, Stock};
+pub use schedule::{Profile, Schedule};
+use stock::{Stock, stock_of};
+use tally::Tally;
 
 /// What to offer.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Host and port of the API.
     pub target: String,
-    /// What everybody wants.
-    pub sku: String,
-    /// Requests a second.
-    pub rate: u32,
-    /// For how long.
-    pub duration: Duration,
+    /// What is wanted, the most wanted first.
+    pub skus: Vec<String>,
+    /// The n-th SKU is wanted 1/n^`zipf` times as much as the first.
+    pub zipf: f64,
+    /// When.
+    pub schedule: Schedule,
     /// Kept connections: at most so many requests are in flight.
     pub connections: usize,
+    /// Threads that send.
+    pub threads: usize,
     /// How long a buyer keeps trying, and an accepted one waits for the decision.
     pub patience: Duration,
+    /// `Prefer: wait`, in whole seconds: the answer brings the decision.
+    pub wait: Option<Duration>,
+    /// Each request has an `Idempotency-Key`.
+    pub is_keyed: bool,
+    /// Nobody else buys these SKUs meanwhile: then every unit that was taken has its buyer here.
+    pub is_alone: bool,
+    /// Processes whose CPU time is told.
+    pub watched: Vec<Watched>,
+    /// What the report says of the service's settings, as it was told.
+    pub settings: Vec<(String, String)>,
 }
 
-impl Plan {
-    fn requests(&self) -> u64 {
-        u64::from(self.rate) * self.duration.as_millis() as u64 / 1000
-    }
-
-    fn due(&self, number: u64, start: Instant) -> Instant {
-        start + self.duration.mul_f64(number as f64 / self.requests() as f64)
-    }
+/// What a run saw, before it is judged.
+struct Seen {
+    tally: Tally,
+    /// Of the rush.
+    rush: Duration,
+    /// Of everything.
+    took: Duration,
+    /// CPU time of the rush in microseconds: of the generator, and of each that was watched.
+    generator_us: u64,
+    watched_us: Vec<u64>,
+    stocks: Vec<(Option<Stock>, Option<Stock>)>,
 }
 
-/// Offers it all, and waits for every decision.
-pub async fn run(plan: Plan) -> Report {
-    let plan = Arc::new(plan);
-    let run = ids::fresh_token().simple().to_string();
-    let (next, start) = (Arc::new(AtomicU64::new(0)), Instant::now());
-    let buyers: Vec<_> = (0..plan.connections)
-        .map(|_| tokio::spawn(buy_on(Arc::clone(&plan), run.clone(), Arc::clone(&next), start)))
+/// Offers it all, and waits for every decision. Blocks: the crowd has threads of its own.
+///
+/// # Panics
+/// If the system gives no threads.
+pub fn run(plan: Plan) -> Report {
+    let run = format!("load-{}", &ids::fresh_token().simple().to_string()[..12]);
+    let demand = Demand::new(plan.skus.clone(), plan.zipf, run, plan.is_keyed);
+    let schedule = plan.schedule;
+    let crowd = Arc::new(Crowd { plan, demand, schedule, next: AtomicU64::new(0), start: OnceLock::new() });
+    let before = stocks(&crowd);
+    let phases = Arc::new(Barrier::new(crowd.plan.threads + 1));
+    let began = Instant::now();
+    let threads: Vec<_> = (0..crowd.plan.threads)
+        .map(|index| {
+            let (crowd, phases) = (Arc::clone(&crowd), Arc::clone(&phases));
+            std::thread::spawn(move || one_thread(&crowd, index, &phases))
+        })
         .collect();
-    let mut fates = Vec::new();
-    for buyer in buyers {
-        fates.extend(buyer.await.expect("a buyer does not panic"));
+    phases.wait(); // connected
+    let watched_before = processes::cpu_us(&crowd.plan.watched);
+    let me = [Watched { name: String::new(), pid: std::process::id() }];
+    let generator_before = processes::cpu_us(&me)[0];
+    let start = Instant::now();
+    crowd.start.set(start).expect("set here and nowhere else");
+    phases.wait(); // the rush begins
+    let shown = progress::show(&crowd);
+    phases.wait(); // and is over
+    let rush = start.elapsed();
+    let watched_us = processes::cpu_us(&crowd.plan.watched);
+    let watched_us =
+        watched_us.iter().zip(&watched_before).map(|(after, before)| after.saturating_sub(*before)).collect();
+    let generator_us = processes::cpu_us(&me)[0].saturating_sub(generator_before);
+    drop(shown);
+    let mut tally = Tally::new(&crowd.demand);
+    for thread in threads {
+        tally.add(thread.join().expect("a buyer does not panic"));
     }
-    let took = start.elapsed();
-    let stock = stock_of(&plan).await;
-    Report::of(&plan, took, &fates, stock)
+    let stocks = before.into_iter().zip(stocks(&crowd)).collect();
+    Report::of(&crowd.plan, &Seen { tally, rush, took: began.elapsed(), generator_us, watched_us, stocks })
 }
 
-/// One connection: takes the next request that is due, and sees it through.
-async fn buy_on(plan: Arc<Plan>, run: String, next: Arc<AtomicU64>, start: Instant) -> Vec<Fate> {
-    let mut connection = Connection::to(&plan.target);
-    let mut fates = Vec::new();
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= plan.requests() {
-            break;
+fn own_runtime() -> runtime::Runtime {
+    runtime::Builder::new_current_thread().enable_all().build().expect("the system gives a reactor")
+}
+
+/// One thread's share of the connections, through all phases.
+fn one_thread(crowd: &Arc<Crowd>, index: usize, phases: &Barrier) -> Tally {
+    let Plan { connections, threads, target, .. } = &crowd.plan;
+    let share = connections / threads + usize::from(index < connections % threads);
+    let runtime = own_runtime();
+    let mut open: Vec<Connection> = (0..share).map(|_| Connection::to(target)).collect();
+    runtime.block_on(async {
+        for connection in &mut open {
+            // A service that is away is told by what becomes of the requests.
+            drop(connection.open().await);
         }
-        let due = plan.due(number, start);
-        sleep_until(due).await;
-        fates.push(buy(&mut connection, &plan, &run, number, due).await);
-    }
-    // Decisions are waited for after the rush, so that whoever waits takes nobody's turn.
-    for fate in &mut fates {
-        if let Some(status_url) = fate.status_url.take() {
-            fate.decision = Some(decision(&mut connection, &plan, &status_url).await);
+    });
+    phases.wait();
+    phases.wait();
+    let tally = Rc::new(RefCell::new(Tally::new(&crowd.demand)));
+    let buy = |connection| {
+        let (crowd, tally) = (Arc::clone(crowd), Rc::clone(&tally));
+        async move { buyer::buy_on(connection, &crowd, tally).await }
+    };
+    let open = all_of(&runtime, open.into_iter().map(buy));
+    phases.wait();
+    let follow = |connection| {
+        let (crowd, tally) = (Arc::clone(crowd), Rc::clone(&tally));
+        async move { follow::follow_on(connection, &crowd, tally).await }
+    };
+    all_of(&runtime, open.into_iter().map(follow));
+    Rc::into_inner(tally).expect("all tasks have ended").into_inner()
+}
+
+/// Runs tasks side by side on this thread.
+fn all_of<T: 'static>(
+    runtime: &runtime::Runtime,
+    tasks: impl Iterator<Item = impl Future<Output = T> + 'static>,
+) -> Vec<T> {
+    let local = LocalSet::new();
+    let tasks: Vec<_> = tasks.map(|task| local.spawn_local(task)).collect();
+    local.block_on(runtime, async {
+        let mut results = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            results.push(task.await.expect("a buyer does not panic"));
         }
-    }
-    fates
-}
-
-/// One buyer: tries with the same key until there is an answer that is no "not now".
-async fn buy(connection: &mut Connection, plan: &Plan, run: &str, number: u64, due: Instant) -> Fate {
-    let body = format!(r#"{{"user_id":"load-{run}-{number}","sku_id":"{}","quantity":1}}"#, plan.sku);
-    let key = format!("load-{run}-{number}");
-    let give_up = due + plan.patience;
-    let mut fate = Fate::default();
-    while Instant::now() < give_up {
-        let answer = timeout_at(give_up, connection.post("/v1/reservations", &key, &body)).await;
-        match answer {
-            Ok(Ok(Answer { status: 200 | 202, body, .. })) => {
-                fate.latency = due.elapsed();
-                fate.status_url = text(&body, "status_url");
-                fate.decision = None;
-                fate.is_accepted = true;
-                return fate;
-            }
-            Ok(Ok(Answer { status, body, .. })) if !is_for_now(status) => {
-                fate.latency = due.elapsed();
-                fate.refusal = Some(text(&body, "code").unwrap_or_else(|| status.to_string()));
-                return fate;
-            }
-            Ok(Ok(answer)) => {
-                fate.retries += 1;
-                fate.not_now = text(&answer.body, "code");
-                pause(answer.retry_after, give_up).await;
-            }
-            Ok(Err(error)) => {
-                fate.retries += 1;
-                fate.broken += 1;
-                fate.not_now = Some(error.to_string());
-                pause(None, give_up).await;
-            }
-            Err(_) => connection.close(),
-        }
-    }
-    fate.latency = due.elapsed();
-    fate
-}
-
-/// Answers that ask to come again with the same key.
-fn is_for_now(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
-}
-
-/// As long as asked, or a moment; never beyond the buyer's patience.
-async fn pause(retry_after: Option<u64>, give_up: Instant) {
-    let wait = retry_after.map_or(limits::LOAD_RETRY_WAIT, Duration::from_secs);
-    sleep_until(give_up.min(Instant::now() + wait)).await;
-}
-
-/// What became of an accepted request.
-async fn decision(connection: &mut Connection, plan: &Plan, status_url: &str) -> Decision {
-    let give_up = Instant::now() + plan.patience;
-    while Instant::now() < give_up {
-        match timeout_at(give_up, connection.get(status_url)).await {
-            Ok(Ok(Answer { status: 200, body, .. })) => match text(&body, "status").as_deref() {
-                Some("QUEUED") | None => {}
-                Some("REJECTED") => return Decision::Rejected(text(&body, "reason").unwrap_or_default()),
-                Some(_) => return Decision::Reserved,
-            },
-            Ok(Ok(Answer { status: 404, .. })) => return Decision::Lost,
-            Ok(Ok(_) | Err(_)) => {}
-            Err(_) => connection.close(),
-        }
-        sleep(limits::LOAD_RETRY_WAIT).await;
-    }
-    Decision::Undecided
-}
-
-/// The SKU as buyers see it.
-async fn stock_of(plan: &Plan) -> Option<Stock> {
-    let mut connection = Connection::to(&plan.target);
-    let answer = connection.get(&format!("/v1/skus/{}", plan.sku)).await.ok()?;
-    let body: Value = serde_json::from_str(&answer.body).ok()?;
-    let number = |member: &str| body[member].as_i64();
-    Some(Stock {
-        on_hand: number("on_hand")?,
-        reserved: number("reserved")?,
-        sold: number("sold")?,
-        hold_seconds: number("hold_seconds")?,
+        results
     })
 }
 
-fn text(body: &str, member: &str) -> Option<String> {
-    let body: Value = serde_json::from_str(body).ok()?;
-    body[member].as_str().map(str::to_owned)
+/// All SKUs as buyers see them now.
+fn stocks(crowd: &Crowd) -> Vec<Option<Stock>> {
+    own_runtime().block_on(async {
+        let mut connection = Connection::to(&crowd.plan.target);
+        let mut stocks = Vec::new();
+        for sku in crowd.demand.skus() {
+            stocks.push(stock_of(&mut connection, sku).await);
+        }
+        stocks
+    })
 }

@@ -1,86 +1,94 @@
-//! One kept HTTP/1.1 connection, opened again after every failure.
+//! One kept HTTP/1.1 connection, opened again after every failure. Buffers are kept: an exchange allocates nothing.
 
-use axum::body::Bytes;
-use axum::http::{Request, header};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::answer::{Head, head_of};
 use crate::limits;
 
 /// A connection to one host.
 pub(super) struct Connection {
     target: String,
-    sender: Option<SendRequest<Full<Bytes>>>,
+    stream: Option<TcpStream>,
+    received: Vec<u8>,
+    /// What is sent next; filled by the caller.
+    pub request: Vec<u8>,
 }
 
-/// What an answer tells.
+/// What an answer tells; its body stays in the connection until the next exchange.
+#[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub status: u16,
     /// Seconds.
     pub retry_after: Option<u64>,
-    pub body: String,
+    body: Range<usize>,
 }
 
 impl Connection {
     /// Opens nothing yet.
     pub fn to(target: &str) -> Self {
-        Self { target: target.to_owned(), sender: None }
+        let (received, request) = (Vec::with_capacity(limits::LOAD_BUFFER_BYTES), Vec::new());
+        Self { target: target.to_owned(), stream: None, received, request }
     }
 
-    /// The next request opens a new one.
-    pub fn close(&mut self) {
-        self.sender = None;
-    }
-
-    pub async fn post(&mut self, path: &str, key: &str, body: &str) -> anyhow::Result<Answer> {
-        let request = Request::post(path)
-            .header(header::HOST, &self.target)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header("Idempotency-Key", key)
-            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
-        self.send(request).await
-    }
-
-    pub async fn get(&mut self, path: &str) -> anyhow::Result<Answer> {
-        let request = Request::get(path).header(header::HOST, &self.target).body(Full::default())?;
-        self.send(request).await
-    }
-
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
-        let answer = timeout(limits::LOAD_ANSWER_DEADLINE, self.exchange(request)).await;
-        let answer = answer.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in time")));
-        if answer.is_err() {
-            self.close();
+    /// Opens it, if it is closed: a crowd that has to connect first would measure that.
+    pub async fn open(&mut self) -> io::Result<()> {
+        if self.stream.is_none() {
+            let stream = timeout(limits::CONNECT_DEADLINE, TcpStream::connect(&self.target)).await??;
+            stream.set_nodelay(true)?;
+            self.stream = Some(stream);
         }
-        answer
+        Ok(())
     }
 
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
-        let is_open = match &mut self.sender {
-            Some(sender) => sender.ready().await.is_ok(),
-            None => false,
+    /// Sends `self.request` and reads the answer, which is due at `deadline`. A connection that failed, or did not answer in time, is closed.
+    pub async fn exchange(&mut self, deadline: Instant) -> io::Result<Answer> {
+        let answer = match timeout_at(deadline, self.try_exchange()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
         };
-        if !is_open {
-            self.sender = Some(open(&self.target).await?);
+        if !matches!(answer, Ok((_, false))) {
+            self.stream = None;
         }
-        let sender = self.sender.as_mut().expect("it is open");
-        let answer = sender.send_request(request).await?;
-        let status = answer.status().as_u16();
-        let header = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = header.and_then(|text| text.parse().ok());
-        let body = answer.into_body().collect().await?.to_bytes();
-        Ok(Answer { status, retry_after, body: String::from_utf8_lossy(&body).into_owned() })
+        answer.map(|(answer, _)| answer)
     }
-}
 
-async fn open(target: &str) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-    let stream = timeout(limits::CONNECT_DEADLINE, TcpStream::connect(target)).await??;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    // Ends with the connection; what went wrong is told to whoever sends.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
+    /// `GET`, for what is not measured.
+    pub async fn get(&mut self, path: &str, wait: Option<Duration>) -> io::Result<Answer> {
+        let prefer = wait.map_or(String::new(), |wait| format!("prefer: wait={}\r\n", wait.as_secs()));
+        self.request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n{prefer}\r\n", self.target).into_bytes();
+        self.exchange(Instant::now() + limits::LOAD_ANSWER_DEADLINE + wait.unwrap_or_default()).await
+    }
+
+    /// The body of the last answer.
+    pub fn body(&self, answer: &Answer) -> &[u8] {
+        &self.received[answer.body.clone()]
+    }
+
+    /// The answer, and whether the server closes the connection behind it.
+    async fn try_exchange(&mut self) -> io::Result<(Answer, bool)> {
+        self.open().await?;
+        let Self { stream: Some(stream), received, request, .. } = self else { unreachable!("just opened") };
+        stream.write_all(request).await?;
+        received.clear();
+        let mut known: Option<Head> = None;
+        loop {
+            if stream.read_buf(received).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if known.is_none() {
+                known = head_of(received).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+            }
+            if let Some(Head { status, head_bytes, body_bytes, retry_after, is_last }) = known
+                && received.len() >= head_bytes + body_bytes
+            {
+                return Ok((Answer { status, retry_after, body: head_bytes..head_bytes + body_bytes }, is_last));
+            }
+        }
+    }
 }

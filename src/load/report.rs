@@ -1,48 +1,13 @@
-//! What was seen from outside, and whether it can be true.
+//! What a run has shown, for people and programs.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
 
-use super::Plan;
-
-/// What became of one buyer.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Fate {
-    pub is_accepted: bool,
-    pub status_url: Option<String>,
-    pub decision: Option<Decision>,
-    /// Code of a final refusal.
-    pub refusal: Option<String>,
-    /// Why it was told to come again, last.
-    pub not_now: Option<String>,
-    pub retries: u32,
-    /// Of which connections that broke.
-    pub broken: u32,
-    /// From when it was due to the last answer.
-    pub latency: Duration,
-}
-
-/// What became of an accepted request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
-    Reserved,
-    Rejected(String),
-    /// Not in the buyer's patience.
-    Undecided,
-    /// 404, though it was accepted.
-    Lost,
-}
-
-/// The SKU at the end.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stock {
-    pub on_hand: i64,
-    pub reserved: i64,
-    pub sold: i64,
-    pub hold_seconds: i64,
-}
+use super::{Plan, Seen, stock};
+use crate::clock::{Clock, SystemClock, rfc3339};
+use crate::telemetry;
 
 /// What a run has shown.
 #[derive(Clone, Debug)]
@@ -54,129 +19,82 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn of(plan: &Plan, took: Duration, fates: &[Fate], stock: Option<Stock>) -> Self {
-        let count = |is: &dyn Fn(&Fate) -> bool| fates.iter().filter(|fate| is(fate)).count();
-        let reserved = count(&|f| f.decision == Some(Decision::Reserved));
-        let lost = count(&|f| f.decision == Some(Decision::Lost));
-        let undecided = count(&|f| f.decision == Some(Decision::Undecided));
-        let accepted = count(&|f| f.is_accepted);
-        let failed = count(&|f| !f.is_accepted && f.refusal.is_none());
-        let rejected = tally(fates.iter().filter_map(|fate| match &fate.decision {
-            Some(Decision::Rejected(reason)) => Some(reason.clone()),
-            _ => None,
-        }));
-        let mut latencies: Vec<Duration> = fates.iter().filter(|f| f.is_accepted).map(|f| f.latency).collect();
-        latencies.sort_unstable();
-        let violations = violations(took, reserved, lost, undecided, stock);
+    pub(super) fn of(plan: &Plan, seen: &Seen) -> Self {
+        let Seen { tally, rush, took, stocks, .. } = seen;
+        let judged = stock::Seen { seconds: took.as_secs(), is_alone: plan.is_alone };
+        let violations = stock::violations(&plan.skus, stocks, tally, judged);
         let value = json!({
-            "target": plan.target, "sku_id": plan.sku, "rate": plan.rate, "seconds": took.as_secs_f64(),
-            "offered": fates.len(), "accepted": accepted, "failed": failed,
-            "refused": tally(fates.iter().filter_map(|f| f.refusal.clone())),
-            "reserved": reserved, "rejected": rejected, "undecided": undecided, "lost": lost,
-            "sent_again": fates.iter().map(|f| f.retries).sum::<u32>(),
-            "connections_broken": fates.iter().map(|f| f.broken).sum::<u32>(),
-            "not_now": tally(fates.iter().filter_map(|f| f.not_now.clone())),
-            "latency_ms": {"p50": at(&latencies, 0.5), "p95": at(&latencies, 0.95), "p99": at(&latencies, 0.99), "max": at(&latencies, 1.0)},
-            "stock": stock.map(|s| json!({"on_hand": s.on_hand, "reserved": s.reserved, "sold": s.sold})),
+            "at": rfc3339(SystemClock.now()),
+            "generator": { "version": telemetry::VERSION, "commit": telemetry::REVISION },
+            "machine": machine(),
+            "settings": plan.settings.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect::<Map<_, _>>(),
+            "target": plan.target, "profile": plan.schedule.profile.word(), "rate": plan.schedule.rate,
+            "connections": plan.connections, "wait_seconds": plan.wait.map(|wait| wait.as_secs()), "keyed": plan.is_keyed,
+            "skus": plan.skus.len(), "zipf": plan.zipf,
+            "seconds": seconds(*rush), "seconds_in_all": seconds(*took),
+            "offered": tally.offered, "answered_per_second": per_second(tally.offered, *rush),
+            "accepted": tally.accepted, "failed": tally.failed, "refused": tally.refused,
+            "reserved": tally.reserved_in_all(), "rejected": tally.rejected,
+            "undecided": tally.undecided, "lost": tally.lost,
+            "decided_in_the_answer": tally.decisions.len(),
+            "decided_per_second": per_second(tally.decisions.len(), *rush),
+            "sent_again": tally.sent_again, "connections_broken": tally.connections_broken, "not_now": tally.not_now,
+            "latency_ms": millis(&tally.answers), "decision_ms": millis(&tally.decisions), "start_lag_ms": millis(&tally.starts),
+            "cpu_us_per_request": cpu(plan, seen),
+            "stock": plan.skus.iter().zip(stocks).filter_map(|(sku, (_, after))| {
+                let after = after.as_ref()?;
+                Some((sku.clone(), json!({"on_hand": after.on_hand, "reserved": after.reserved, "sold": after.sold})))
+            }).collect::<Map<_, _>>(),
             "violations": violations,
         });
         Self { value, violations }
     }
 }
 
-/// What can't be, if every answer was honest.
-fn violations(took: Duration, reserved: usize, lost: usize, undecided: usize, stock: Option<Stock>) -> Vec<String> {
-    let mut violations = Vec::new();
-    if lost > 0 {
-        violations.push(format!("{lost} accepted requests are unknown afterwards"));
-    }
-    if undecided > 0 {
-        violations.push(format!("{undecided} accepted requests have no decision"));
-    }
-    match stock {
-        None => violations.push("the stock could not be read at the end".to_owned()),
-        Some(Stock { on_hand, reserved: held, sold, hold_seconds }) => {
-            if held + sold > on_hand {
-                violations.push(format!("{held} held and {sold} sold of {on_hand}"));
-            }
-            // A longer run may see units again whose holds have ended.
-            let is_first_sale = i64::try_from(took.as_secs()).is_ok_and(|seconds| seconds < hold_seconds);
-            if is_first_sale && i64::try_from(reserved).is_ok_and(|reserved| reserved > on_hand) {
-                violations.push(format!("{reserved} buyers were told that they have one of {on_hand}"));
-            }
-        }
-    }
-    violations
+/// Microseconds of CPU for each request that was offered, by process.
+fn cpu(plan: &Plan, seen: &Seen) -> Map<String, Value> {
+    let each = |us: u64| (us as f64 / seen.tally.offered.max(1) as f64 * 10.0).round() / 10.0;
+    let mut processes: Map<String, Value> = plan
+        .watched
+        .iter()
+        .zip(&seen.watched_us)
+        .map(|(watched, us)| (watched.name.clone(), each(*us).into()))
+        .collect();
+    let all: u64 = seen.watched_us.iter().sum();
+    processes.insert("generator".to_owned(), each(seen.generator_us).into());
+    processes.insert("all".to_owned(), each(all + seen.generator_us).into());
+    processes
 }
 
-fn tally(names: impl Iterator<Item = String>) -> BTreeMap<String, u64> {
-    let mut tally = BTreeMap::new();
-    names.for_each(|name| *tally.entry(name).or_default() += 1);
-    tally
+/// Percentiles in milliseconds; a histogram of microseconds.
+fn millis(histogram: &Histogram<u64>) -> Value {
+    let at = |us: u64| (us as f64 / 10.0).round() / 100.0;
+    if histogram.is_empty() {
+        return Value::Null;
+    }
+    let percentile = |share| at(histogram.value_at_quantile(share));
+    json!({"p50": percentile(0.5), "p90": percentile(0.9), "p95": percentile(0.95), "p99": percentile(0.99),
+        "p999": percentile(0.999), "max": at(histogram.max())})
 }
 
-/// Milliseconds at a share of sorted durations.
-fn at(sorted: &[Duration], share: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((last as f64 * share).round() as usize).map_or(0.0, |d| (d.as_secs_f64() * 1e4).round() / 10.0)
+fn seconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn per_second(number: u64, took: Duration) -> u64 {
+    (number as f64 / took.as_secs_f64().max(0.001)) as u64
+}
 
-    fn plan() -> Plan {
-        let second = Duration::from_secs(1);
-        Plan { target: "t".into(), sku: "s".into(), rate: 4, duration: second, connections: 1, patience: second }
-    }
-
-    fn stock(on_hand: i64, reserved: i64, sold: i64) -> Option<Stock> {
-        Some(Stock { on_hand, reserved, sold, hold_seconds: 60 })
-    }
-
-    fn accepted(decision: Decision, millis: u64) -> Fate {
-        Fate { is_accepted: true, decision: Some(decision), latency: Duration::from_millis(millis), ..Fate::default() }
-    }
-
-    #[test]
-    fn a_run_is_added_up() {
-        let fates = [
-            accepted(Decision::Reserved, 10),
-            accepted(Decision::Rejected("SOLD_OUT".into()), 30),
-            Fate { refusal: Some("SOLD_OUT".into()), ..Fate::default() },
-            Fate { retries: 3, broken: 1, not_now: Some("HALTED".into()), ..Fate::default() },
-        ];
-        let report = Report::of(&plan(), Duration::from_secs(1), &fates, stock(1, 1, 0));
-        assert_eq!(report.violations, Vec::<String>::new());
-        let value = report.value;
-        for (member, expected) in [
-            ("offered", 4),
-            ("accepted", 2),
-            ("failed", 1),
-            ("reserved", 1),
-            ("sent_again", 3),
-            ("connections_broken", 1),
-        ] {
-            assert_eq!(value[member], expected, "{member}");
-        }
-        assert_eq!(value["rejected"]["SOLD_OUT"], 1);
-        assert_eq!(value["refused"]["SOLD_OUT"], 1);
-        assert_eq!((&value["latency_ms"]["p50"], &value["latency_ms"]["max"]), (&json!(30.0), &json!(30.0)));
-    }
-
-    #[test]
-    fn what_cannot_be_is_a_violation() {
-        for (fates, stock) in [
-            (vec![accepted(Decision::Lost, 1)], stock(5, 0, 0)),
-            (vec![accepted(Decision::Undecided, 1)], stock(5, 0, 0)),
-            (vec![accepted(Decision::Reserved, 1), accepted(Decision::Reserved, 1)], stock(1, 1, 0)),
-            (vec![], stock(5, 3, 3)),
-            (vec![], None),
-        ] {
-            assert_eq!(Report::of(&plan(), Duration::ZERO, &fates, stock).violations.len(), 1, "{fates:?} {stock:?}");
-        }
-        let twice = [accepted(Decision::Reserved, 1), accepted(Decision::Reserved, 1)];
-        let later = Report::of(&plan(), Duration::from_secs(60), &twice, stock(1, 1, 0));
-        assert_eq!(later.violations, Vec::<String>::new(), "the first hold may have ended");
-    }
+/// Where it ran, as Linux tells.
+fn machine() -> Value {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let after = |text: &str, name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_prefix(':').map(|v| v.trim().to_owned()))
+    };
+    json!({
+        "cpu": after(&read("/proc/cpuinfo"), "model name"),
+        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "memory": after(&read("/proc/meminfo"), "MemTotal"),
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+    })
 }
