@@ -1,12 +1,12 @@
 //! The crowd, made: offers requests at times that were fixed before, follows every one that was accepted to its decision, and says whether
 //! what it saw from outside can be true.
 //!
-//! **Open model, within the connections**: each request has its time ([`schedule`]), whatever became of the others, and its latency counts from
+//! **Open model, within the connections**: each request has its time (`schedule`), whatever became of the others, and its latency counts from
 //! then, also if no connection was free. Buyers are patient: what may have been lost, or is refused for now, is sent again with the same key,
 //! on the same connection; so a service that refuses everybody for now is asked by as many buyers as there are connections.
 //!
-//! Each thread has a runtime, connections and a [`tally`] of its own; they share the next request's number and nothing else. Three phases, which
-//! all threads begin together: connect, the rush, and [`follow`] for what the rush left undecided. CPU time is that of the rush.
+//! Each thread has a runtime, connections and a `tally` of its own; they share the next request's number and nothing else. Three phases, which
+//! all threads begin together: connect, the rush, and `follow` for what the rush left undecided. CPU time is that of the rush.
 
 mod answer;
 mod buyer;
