@@ -10,7 +10,7 @@
 #     burst             the headline, half of it in a tenth of the time
 #     sold-out          refusals of a sold-out SKU, keyed; sold-out-unkeyed: without a key
 #     million           1,000,000 requests for 10,000 units
-#     traces            the half rate with and without traces of 1 %, in turns
+#     traces            the half rate with and without traces of 1 % (LOAD_TRACE_SHARE), in turns
 #
 # Private servers with fsync on; api, consumer, relay and auditor as processes of their own; everything on this machine, the generator too.
 # A report of each arm goes to load-tests/results/ARM.json, a table to stdout. Exit 1 if a run saw what can't be.
@@ -92,7 +92,7 @@ print("| {} | {} | {} | {} | {} | {} | {} | {} / {} | {} / {} | {} | {} |".forma
 P
 }
 arm() { # name
-  local name=$1 half=$((RATE / 2)) n round
+  local name=$1 half=$((RATE / 2)) n round=0 traced
   case $name in
     headline | half | unkeyed | post | burst | zipf)
       local rate=$RATE more=(--wait 10) skus=$name
@@ -119,16 +119,15 @@ arm() { # name
       ;;
     traces)
       sku traces 100000000
-      for round in 1 2 3; do
-        for traced in off on; do
-          stop auditor relay consumer api
-          if [ "$traced" = on ]; then
-            start_service --otel-exporter-otlp-endpoint "http://127.0.0.1:$COLLECTOR" --otel-traces-sampler-arg 0.01
-          else
-            start_service
-          fi
-          crowd "traces-$traced-$round" --sku traces --rate "$half" --seconds "$SECONDS_EACH" --wait 10
-        done
+      for traced in off on on off on off off on; do # whatever drifts meets both alike
+        round=$((round + 1))
+        stop auditor relay consumer api
+        if [ "$traced" = on ]; then
+          start_service --otel-exporter-otlp-endpoint "http://127.0.0.1:$COLLECTOR" --otel-traces-sampler-arg "${LOAD_TRACE_SHARE:-0.01}"
+        else
+          start_service
+        fi
+        crowd "traces-$round-$traced" --sku traces --rate "$half" --seconds "$SECONDS_EACH" --wait 10
       done
       ;;
     *) die "$EX_USAGE" "there is no arm $name" ;;
