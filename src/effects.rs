@@ -16,8 +16,11 @@ use uuid::Uuid;
 
 use crate::admission::Catalogue;
 use crate::cache::Cache;
-use crate::ids::{SkuId, UserId};
+use crate::clock::Millis;
+use crate::ids::{Place, SkuId, Ticket, UserId};
+use crate::inventory::{Rejection, Reserve, Status};
 use crate::limits;
+use crate::store::{ReservationRow, StoredRejection};
 use crate::telemetry::metrics::EFFECTS_DROPPED;
 use crate::waiters::Waiters;
 
@@ -30,8 +33,8 @@ pub struct BatchEffects {
     pub epoch: i64,
     /// The position after the batch.
     pub position: i64,
-    /// Ids decided by this batch, duplicates included: whoever waits for one of them reads again.
-    pub decided: Vec<Uuid>,
+    /// Ids decided by this batch, duplicates included.
+    pub decided: Vec<DecidedId>,
     /// SKUs whose users' units Redis is to forget before it hears the new ones: hints about them were lost. Units that are too low cost
     /// a request that the writer refuses; units that are too high would refuse a user who may buy, for as long as Redis keeps them.
     pub forgotten: Vec<SkuId>,
@@ -41,6 +44,79 @@ pub struct BatchEffects {
     pub settled: Vec<(SkuId, UserId, u32, i64)>,
     /// SKUs that changed, with the units now available and whether holds are pending.
     pub skus: Vec<SkuHint>,
+}
+
+/// An id that a batch decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecidedId {
+    /// Of a reservation or a command.
+    pub id: Uuid,
+    /// What a reserve command was told, if that is what its reservation still is after the batch: whoever made the request can answer it
+    /// with this. Absent for everything else: whoever waits for it reads again.
+    pub first: Option<FirstDecision>,
+}
+
+impl DecidedId {
+    /// Whoever waits for this id reads again.
+    pub fn changed(id: Uuid) -> Self {
+        Self { id, first: None }
+    }
+}
+
+/// The first decision of a reservation, committed: all that its row has and its request has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstDecision {
+    /// Where the command stands in its partition: a repeat of the request, with other metadata, stands elsewhere.
+    pub place: Place,
+    /// Log time of the decision.
+    pub at: Millis,
+    /// Which.
+    pub verdict: FirstVerdict,
+}
+
+impl FirstDecision {
+    /// The row that the batch wrote for this request, at its ticket.
+    pub fn row_of(&self, asked: Reserve, ticket: Ticket) -> ReservationRow {
+        let Reserve { id, user, sku, quantity, metadata } = asked;
+        let (status, rejection, expires_at, extensions_left) = match self.verdict {
+            FirstVerdict::Reserved { expires_at, extensions_left } => {
+                (Status::Reserved, None, Some(expires_at), Some(extensions_left))
+            }
+            FirstVerdict::Rejected(rejection) => (Status::Rejected, Some(StoredRejection::of(&rejection)), None, None),
+        };
+        ReservationRow {
+            id,
+            user_id: Some(user.as_str().to_owned()),
+            sku_id: Some(sku.as_str().to_owned()),
+            quantity: Some(quantity.get()),
+            status,
+            rejection,
+            version: 1,
+            accepted_at: self.at,
+            expires_at,
+            changed_at: None,
+            extensions_left,
+            payment_ref: None,
+            is_late: false,
+            note: None,
+            metadata: metadata.map(|metadata| metadata.as_str().to_owned()),
+            ticket,
+        }
+    }
+}
+
+/// The kinds of first decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstVerdict {
+    /// Its units are held.
+    Reserved {
+        /// End of the hold.
+        expires_at: Millis,
+        /// Extensions that the SKU's settings allow.
+        extensions_left: u32,
+    },
+    /// It is refused for ever.
+    Rejected(Rejection),
 }
 
 /// What a batch left of a SKU.
@@ -95,7 +171,7 @@ impl Effects {
         if let Some(catalogue) = &self.catalogue {
             catalogue.apply(effects.partition, effects.epoch, effects.position, &effects.skus);
         }
-        self.waiters.wake(&effects.decided);
+        self.waiters.wake(effects.decided.iter().copied());
         if let Some(queue) = &self.queue
             && let Err(TrySendError::Full(effects) | TrySendError::Closed(effects)) = queue.try_send(effects)
         {

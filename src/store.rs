@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use crate::clock::Millis;
 use crate::ids::{SkuId, Ticket};
-use crate::inventory::{Sku, Status};
+use crate::inventory::{Rejection, Sku, Status};
 
 pub use audit::{AuditSession, AuditSnapshot, Halt, HaltedSku};
 pub use batch::{BatchError, BatchHead, BatchTransaction, SettledHold};
@@ -156,6 +156,28 @@ pub struct StoredRejection {
     pub limit: Option<u32>,
     /// `USER_LIMIT`: what the user could still ask for.
     pub remaining: Option<u32>,
+}
+
+impl StoredRejection {
+    /// As it is stored.
+    pub fn of(rejection: &Rejection) -> Self {
+        let none = Self {
+            reason: rejection.code().to_owned(),
+            available: None,
+            holds_pending: None,
+            limit: None,
+            remaining: None,
+        };
+        match *rejection {
+            Rejection::SoldOut { available, holds_pending } => {
+                Self { available: Some(available), holds_pending: Some(holds_pending), ..none }
+            }
+            Rejection::UserLimit { limit, remaining } => {
+                Self { limit: Some(limit), remaining: Some(remaining), ..none }
+            }
+            Rejection::SalePaused | Rejection::SaleNotStarted { .. } | Rejection::SaleEnded { .. } => none,
+        }
+    }
 }
 
 /// One read of the status reader: **first** the positions, **then** the rows, both from the primary. A request whose offset is below

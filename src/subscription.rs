@@ -67,5 +67,5 @@ fn hear(payload: &[u8], waiters: &Waiters, catalogue: &Catalogue) {
     };
     // The catalogue first: whoever is woken may read it.
     catalogue.apply(message.partition, message.epoch, message.position, &message.skus);
-    waiters.wake(&message.decided);
+    waiters.wake(message.decided);
 }

@@ -3,22 +3,25 @@
 //! A waiter registers under its id **before** it publishes or reads, and reads once after that; so no wake-up can fall between. Wake-ups
 //! come from Redis (one message per batch), directly from the consumer in the same process, and from the sweep that every
 //! [`crate::limits::WAITER_SWEEP_EVERY`] reads the reservations that somebody has waited for at least that long: a lost one costs up to
-//! twice that, never the whole wait. The sweep does not know commands; whoever waits for one also looks by itself. Being woken says only
-//! "read again"; the truth is read from Postgres.
+//! twice that, never the whole wait. The sweep does not know commands; whoever waits for one also looks by itself. Being woken says
+//! "read again", in Postgres; or it brings the committed decision itself ([`FirstDecision`]), for the one whose request it decides.
 //!
 //! A wake-up is remembered by its waiter until it is taken, so it does not matter whether the waiter is inside
-//! [`Waiter::woken`] when it comes. Several wake-ups before the next look are one.
+//! [`Waiter::woken`] when it comes. Several wake-ups before the next look are one, with the last decision that came.
 
 mod sweep;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
+
+use crate::effects::{DecidedId, FirstDecision};
 
 pub use sweep::sweep;
 
@@ -35,31 +38,38 @@ type Shard = HashMap<Uuid, Vec<Registration>>;
 
 struct Registration {
     since: Instant,
-    signal: Arc<Notify>,
+    signal: Arc<Mutex<Signal>>,
+}
+
+/// What waits for a waiter.
+#[derive(Default)]
+struct Signal {
+    is_woken: bool,
+    first: Option<FirstDecision>,
+    waker: Option<Waker>,
 }
 
 /// One registration; dropping it ends it.
 pub struct Waiter {
     id: Uuid,
-    signal: Arc<Notify>,
+    signal: Arc<Mutex<Signal>>,
     waiters: Waiters,
 }
 
 impl Waiters {
     /// Registers interest in an id (a reservation's or a command's). Many may wait for one id.
     pub fn register(&self, id: Uuid) -> Waiter {
-        let signal = Arc::new(Notify::new());
+        let signal = Arc::<Mutex<Signal>>::default();
         let registration = Registration { since: Instant::now(), signal: Arc::clone(&signal) };
         self.shard(id).entry(id).or_default().push(registration);
         Waiter { id, signal, waiters: self.clone() }
     }
 
     /// Wakes whoever waits for one of these ids. Cheap for ids that nobody waits for.
-    pub fn wake(&self, ids: &[Uuid]) {
-        for id in ids {
-            if let Some(registrations) = self.shard(*id).get(id) {
-                // `notify_one` keeps the wake-up for a waiter that is not looking right now.
-                registrations.iter().for_each(|r| r.signal.notify_one());
+    pub fn wake(&self, ids: impl IntoIterator<Item = DecidedId>) {
+        for DecidedId { id, first } in ids {
+            if let Some(registrations) = self.shard(id).get(&id) {
+                registrations.iter().for_each(|registration| wake(&registration.signal, first));
             }
         }
     }
@@ -92,15 +102,38 @@ impl Waiters {
     }
 }
 
-/// Nothing here panics while it holds the lock, and a map of waiters would be whole even then.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+/// Keeps the wake-up for a waiter that is not looking right now.
+fn wake(signal: &Mutex<Signal>, first: Option<FirstDecision>) {
+    let mut signal = lock(signal);
+    signal.is_woken = true;
+    signal.first = first.or(signal.first);
+    if let Some(waker) = signal.waker.take() {
+        waker.wake();
+    }
+}
+
+/// Nothing here panics while it holds a lock, and a map of waiters would be whole even then.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Waiter {
-    /// Returns at the first wake-up since registration or since the last return. Cancel-safe.
-    pub async fn woken(&mut self) {
-        self.signal.notified().await;
+    /// Returns at the first wake-up since registration or since the last return, with the decision if one came. Cancel-safe.
+    pub async fn woken(&mut self) -> Option<FirstDecision> {
+        poll_fn(|cx| self.poll_woken(cx)).await
+    }
+
+    /// The same, to be polled together with something else.
+    pub fn poll_woken(&mut self, cx: &mut Context<'_>) -> Poll<Option<FirstDecision>> {
+        let mut signal = lock(&self.signal);
+        if std::mem::take(&mut signal.is_woken) {
+            return Poll::Ready(signal.first.take());
+        }
+        match &mut signal.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 }
 

@@ -412,11 +412,3 @@ fn end_of(obstacle: Obstacle) -> BatchEnd {
         Obstacle::UnknownVersion { offset, version } => BatchEnd::NewerBuild { offset, version },
     }
 }
-
-/// The id of a command, where it has one.
-fn id_of(logged: &Logged) -> Option<uuid::Uuid> {
-    match &logged.command {
-        Ok(command) => Some(Command::id(command)),
-        Err(unfit) => unfit.id,
-    }
-}

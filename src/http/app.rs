@@ -14,6 +14,7 @@ use crate::admin::SkuAdmin;
 use crate::admission::{Admission, Catalogue};
 use crate::clock::Clock;
 use crate::commands::reservations::ReservationCommands;
+use crate::effects::FirstDecision;
 use crate::ingress::{Ingress, NotSent};
 use crate::status::StatusReader;
 use crate::store::{Store, StoreError};
@@ -50,10 +51,10 @@ pub struct App {
 }
 
 impl App {
-    /// Waits until `waiter` is woken. `false` = the time is over, or the process stops.
-    pub(super) async fn woken(&self, waiter: &mut Waiter, deadline: Instant) -> bool {
+    /// Waits until `waiter` is woken, and what that brought. `None` = the time is over, or the process stops.
+    pub(super) async fn woken(&self, waiter: &mut Waiter, deadline: Instant) -> Option<Option<FirstDecision>> {
         let woken = tokio::time::timeout_at(deadline, waiter.woken());
-        matches!(self.stop_waiting.run_until_cancelled(woken).await, Some(Ok(())))
+        self.stop_waiting.run_until_cancelled(woken).await?.ok()
     }
 }
 

@@ -117,7 +117,7 @@ impl Following {
     async fn read_when_woken(&mut self) -> Option<Reading> {
         loop {
             let look_again_at = Instant::now() + limits::EVENTS_HEARTBEAT_EVERY;
-            if !self.app.woken(&mut self.waiter, look_again_at).await && self.app.stop_waiting.is_cancelled() {
+            if self.app.woken(&mut self.waiter, look_again_at).await.is_none() && self.app.stop_waiting.is_cancelled() {
                 return None;
             }
             match read(&self.app, self.id, self.ticket).await {

@@ -114,7 +114,7 @@ async fn read_until_news(
         };
         let is_news = matches!(&reading, Ok(Reading::Decided(row)) if !has.matches(row.version));
         let is_over = || Instant::now() >= deadline || app.stop_waiting.is_cancelled();
-        if is_news || (!app.woken(&mut waiter, look_again_at).await && is_over()) {
+        if is_news || (app.woken(&mut waiter, look_again_at).await.is_none() && is_over()) {
             return reading.map(|reading| answer_of(app, id, reading, has));
         }
     }

@@ -142,7 +142,11 @@ async fn publish(
 ) -> Result<Response, Problem> {
     let (id, partition, maybe_accepted) = (admitted.id, admitted.partition, admitted.maybe_accepted);
     // Registered before the publish, so that no wake-up can fall between.
-    let waiter = wait.map(|wait| (wait, app.waiters.register(id)));
+    let waiting = wait.map(|wait| {
+        let (user, sku, metadata) = (request.user.clone(), request.sku.clone(), metadata.clone());
+        let asked = Reserve { id, user, sku, quantity: request.quantity, metadata };
+        Waiting { deadline: Instant::now() + wait.duration(), wait, waiter: app.waiters.register(id), asked }
+    });
     let received_at_us = admitted.received_at_us;
     let ReserveRequest { user, sku, quantity, .. } = request;
     let command = Command::Reserve(Reserve { id, user, sku, quantity, metadata });
@@ -159,8 +163,8 @@ async fn publish(
     });
     // A task that ended without a word (it panicked) leaves it open whether the command was sent.
     match told.await.unwrap_or(Delivery::Unknown) {
-        Delivery::Delivered(ticket) => match waiter {
-            Some((wait, waiter)) => Ok(await_decision(app, id, ticket, wait, waiter).await),
+        Delivery::Delivered(ticket) => match waiting {
+            Some(waiting) => Ok(waiting.decision(app, ticket).await),
             None => Ok(accepted(app, id, Some(ticket))),
         },
         Delivery::NotSent(why) => {
@@ -174,16 +178,32 @@ async fn publish(
     }
 }
 
-/// 200 with the decision if it comes in time, else the 202.
-async fn await_decision(app: &Arc<App>, id: Uuid, ticket: Ticket, wait: Wait, mut waiter: Waiter) -> Response {
-    let deadline = Instant::now() + wait.duration();
-    while app.woken(&mut waiter, deadline).await {
-        // A read that fails costs a wake-up; the sweep brings the next one.
-        if let Ok(StatusAnswer { row: Some(row), .. }) = app.status.read(id).await {
-            return decided(app, &row, wait);
+/// A client that wants to hear the decision of its request.
+struct Waiting {
+    wait: Wait,
+    deadline: Instant,
+    waiter: Waiter,
+    /// What it asked for: the decision that a batch tells does not repeat it.
+    asked: Reserve,
+}
+
+impl Waiting {
+    /// 200 with the decision if it comes in time, else the 202.
+    async fn decision(mut self, app: &Arc<App>, ticket: Ticket) -> Response {
+        while let Some(first) = app.woken(&mut self.waiter, self.deadline).await {
+            match first.filter(|first| first.place == ticket.place) {
+                Some(first) => return decided(app, &first.row_of(self.asked, ticket), self.wait),
+                // It was told of another record with the same id, or only that there is something to read. A read that fails costs a
+                // wake-up; the sweep brings the next one.
+                None => {
+                    if let Ok(StatusAnswer { row: Some(row), .. }) = app.status.read(self.asked.id).await {
+                        return decided(app, &row, self.wait);
+                    }
+                }
+            }
         }
+        accepted(app, self.asked.id, Some(ticket))
     }
-    accepted(app, id, Some(ticket))
 }
 
 fn decided(app: &App, row: &crate::store::ReservationRow, wait: Wait) -> Response {
@@ -225,7 +245,7 @@ async fn replay_after_wait(app: &Arc<App>, replay: Replay, wait: Wait) -> Result
             Err(_) if replay.is_decided => return Err(status_unavailable()),
             Err(_) => {}
         }
-        if !app.woken(&mut waiter, deadline).await {
+        if app.woken(&mut waiter, deadline).await.is_none() {
             return Ok(accepted(app, replay.id, replay.ticket));
         }
     }

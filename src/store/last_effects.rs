@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::connect::{ask, smallint};
 use super::{Store, StoreError};
-use crate::effects::{BatchEffects, SkuHint};
+use crate::effects::{BatchEffects, DecidedId, SkuHint};
 use crate::ids::{SkuId, UserId};
 use crate::limits;
 
@@ -37,7 +37,7 @@ impl Store {
         .await?;
         let mut effects = BatchEffects { partition, ..BatchEffects::default() };
         for (id, sku, user, units, available, reserved) in rows {
-            effects.decided.push(id);
+            effects.decided.push(DecidedId::changed(id));
             let (Ok(sku), Ok(user)) = (SkuId::parse(&sku), UserId::parse(&user)) else { continue };
             if !effects.skus.iter().any(|hint| hint.sku == sku) {
                 // Catalogues read every SKU of the batch again: whether its settings changed is not known here.

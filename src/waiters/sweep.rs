@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Waiters;
+use crate::effects::DecidedId;
 use crate::limits;
 use crate::store::Store;
 
@@ -26,7 +27,7 @@ pub async fn sweep(waiters: Waiters, store: Store, stop: CancellationToken) {
         let mut is_failing = false;
         for ids in overdue.chunks(limits::STATUS_READ_MAX) {
             match store.load_statuses(ids).await {
-                Ok(read) => waiters.wake(&read.reservations.into_keys().collect::<Vec<_>>()),
+                Ok(read) => waiters.wake(read.reservations.into_keys().map(DecidedId::changed)),
                 Err(error) => {
                     // Once per outage: the waiters simply wait longer.
                     if !was_failing {

@@ -14,7 +14,7 @@ fn id(n: u128) -> Uuid {
 async fn a_wake_up_before_the_look_is_not_lost() {
     let waiters = Waiters::default();
     let mut waiter = waiters.register(id(1));
-    waiters.wake(&[id(7), id(1)]);
+    waiters.wake([id(7), id(1)].map(DecidedId::changed));
     waiter.woken().await;
     assert!(waiter.woken().now_or_never().is_none(), "one wake-up is taken once");
 }
@@ -26,7 +26,7 @@ async fn a_wake_up_during_a_cancelled_look_is_not_lost() {
     {
         let mut look = Box::pin(waiter.woken());
         assert!(look.as_mut().now_or_never().is_none());
-        waiters.wake(&[id(1)]);
+        waiters.wake([DecidedId::changed(id(1))]);
         // Dropped after the wake-up and before it was taken.
     }
     waiter.woken().await;
@@ -37,7 +37,7 @@ async fn everybody_who_waits_for_an_id_is_woken() {
     let waiters = Waiters::default();
     let mut all: Vec<_> = (0..3).map(|_| waiters.register(id(5))).collect();
     let mut other = waiters.register(id(6));
-    waiters.wake(&[id(5)]);
+    waiters.wake([DecidedId::changed(id(5))]);
     for waiter in &mut all {
         waiter.woken().await;
     }
@@ -50,7 +50,7 @@ async fn a_wake_up_from_another_thread_ends_the_wait() {
     for n in 0..200 {
         let mut waiter = waiters.register(id(n));
         let waker = waiters.clone();
-        let thread = std::thread::spawn(move || waker.wake(&[id(n)]));
+        let thread = std::thread::spawn(move || waker.wake([DecidedId::changed(id(n))]));
         tokio::time::timeout(Duration::from_secs(10), waiter.woken()).await.expect("woken");
         thread.join().expect("the thread only wakes");
     }
@@ -71,7 +71,7 @@ fn dropping_ends_the_registration_and_only_that() {
 #[test]
 fn unknown_ids_leave_nothing_behind() {
     let waiters = Waiters::default();
-    waiters.wake(&(0..1000).map(id).collect::<Vec<_>>());
+    waiters.wake((0..1000).map(id).map(DecidedId::changed));
     assert_eq!(waiters.open_ids(), Vec::<Uuid>::new());
 }
 

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use flashsale::limits;
 use serde_json::{Value, json};
 
-use crate::support::app::{Answer, request};
+use crate::support::app::{Answer, Http, cache_at, request};
+use crate::support::consumer::{SOON, World};
+use crate::support::kafka::fresh_name;
 use crate::support::sale::{Sale, WAIT};
+use crate::support::wait::wait_for;
 
 /// Ids, times and lengths differ from run to run; their form is checked here, their value is not.
 fn stable(answer: &Answer) -> Value {
@@ -192,4 +195,57 @@ async fn versions_spare_answers() {
     assert_eq!((waited.status, waited.header("preference-applied")), (304, Some("wait=1")));
     assert!(started.elapsed() >= Duration::from_secs(1), "waits for another version");
     consumer.stop().await;
+}
+
+/// One answer of each kind, waited for where nobody can read, beside what its row says where everybody can.
+async fn compare_what_is_told_with_what_is_stored(sale: &Sale, telling: &Http, told_by: &str) {
+    let post = async |user: &str, quantity: u32, key: &str| {
+        let body =
+            json!({"user_id": user, "sku_id": "s", "quantity": quantity, "metadata": {"cart": user}}).to_string();
+        let headers = [("idempotency-key", key), WAIT];
+        telling.ask(request("POST /v1/reservations", &headers, Some(&body))).await
+    };
+    // Until the subscription stands, messages go nowhere; nobody else is refused for this one.
+    wait_for("a decision that is told", SOON, async || {
+        let key = fresh_name("key");
+        post(&fresh_name("early"), 1, &key).await.status == 200
+    })
+    .await;
+    let mut seen = Vec::new();
+    for (user, quantity) in [("u-1", 2), ("u-1", 2), ("u-2", 90), ("u-3", 1)] {
+        let told = post(user, quantity, &fresh_name("key")).await;
+        if told.status != 200 {
+            // Refused before the log: there is nothing to compare.
+            continue;
+        }
+        let mut stored = sale.get(&format!("/v1/reservations/{}", told.body["id"].as_str().expect("an id"))).await;
+        assert_eq!(told.header("etag"), stored.header("etag"));
+        let mut told = told.body;
+        for body in [&mut told, &mut stored.body] {
+            // The time that is left goes by between the two.
+            body.as_object_mut().expect("an object").remove("expires_in_seconds");
+        }
+        assert_eq!(told, stored.body, "told {told_by}");
+        seen.push(format!("{} {}", told["status"].as_str().expect("a word"), told["reason"].as_str().unwrap_or("")));
+    }
+    assert!(seen.contains(&"RESERVED ".to_owned()) && seen.len() >= 2, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_told_with_its_batch_and_is_what_its_row_says() {
+    for told_by in ["redis", "this process"] {
+        let world = World::fresh(2).await;
+        let prefix = fresh_name("prefix");
+        let telling = Http::over_world_without_reads(&world, &prefix);
+        let (cache, waiters) = (cache_at(&prefix), telling.waiters.clone());
+        let consumer = world.consume_changed(|deps| match told_by {
+            "redis" => deps.cache = cache,
+            _ => deps.waiters = waiters,
+        });
+        let sale = Sale { http: Http::over_world(&world), world };
+        assert_eq!(sale.put("s", json!({"on_hand": 60, "user_limit": 100})).await.status, 201);
+        compare_what_is_told_with_what_is_stored(&sale, &telling, told_by).await;
+        consumer.stop().await;
+        sale.world.db.assert_invariants().await;
+    }
 }

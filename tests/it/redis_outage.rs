@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use flashsale::admission::Catalogue;
 use flashsale::cache::{AdmissionItem, Cache, CacheError};
-use flashsale::effects::{BatchEffects, Effects, SkuHint};
+use flashsale::effects::{BatchEffects, DecidedId, Effects, SkuHint};
 use flashsale::ids::{self, Quantity};
 use flashsale::waiters::Waiters;
 use flashsale::{limits, subscription};
@@ -93,7 +93,12 @@ async fn effects_never_wait_for_a_frozen_redis() {
     let mut open: Vec<_> = ids.iter().map(|id| waiters.register(*id)).collect();
     let started = Instant::now();
     for (position, id) in (1..).zip(&ids) {
-        effects.submit(BatchEffects { epoch: 1, position, decided: vec![*id], ..BatchEffects::default() });
+        effects.submit(BatchEffects {
+            epoch: 1,
+            position,
+            decided: vec![DecidedId::changed(*id)],
+            ..BatchEffects::default()
+        });
     }
     assert!(started.elapsed() < limits::REDIS_BACKGROUND_DEADLINE, "{:?}", started.elapsed());
     for waiter in &mut open {
@@ -106,7 +111,14 @@ async fn effects_never_wait_for_a_frozen_redis() {
 
 fn decided(epoch: i64, position: i64, ids: &[Uuid], available: i64) -> BatchEffects {
     let hint = SkuHint { sku: sku("s"), available, holds_pending: true, is_configured: false };
-    BatchEffects { partition: 0, epoch, position, decided: ids.to_vec(), skus: vec![hint], ..BatchEffects::default() }
+    BatchEffects {
+        partition: 0,
+        epoch,
+        position,
+        decided: ids.iter().map(|id| DecidedId::changed(*id)).collect(),
+        skus: vec![hint],
+        ..BatchEffects::default()
+    }
 }
 
 #[tokio::test]

@@ -6,10 +6,10 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use super::super::gather::Batch;
-use super::{Decided, id_of};
+use super::Decided;
 use crate::clock::Clock;
-use crate::effects::{BatchEffects, SkuHint};
-use crate::inventory::{Command, Outcome, Verdict};
+use crate::effects::{BatchEffects, DecidedId, FirstDecision, FirstVerdict, SkuHint};
+use crate::inventory::{Changes, Command, Decision, Logged, Outcome, Verdict};
 use crate::store::{BatchHead, SettledHold};
 use crate::telemetry::metrics as names;
 
@@ -37,18 +37,46 @@ pub(super) fn effects_of(partition: i32, epoch: i64, position: i64, batch: &Batc
     for hold in ended {
         units.entry((hold.sku.clone(), hold.user.clone())).or_insert(hold.units_left);
     }
-    let ids = batch.commands.iter().filter_map(id_of);
-    let changed = outcome.changes.reservations.iter().filter(|(_, change)| change.before.is_some()).map(|(id, _)| *id);
+    let told = batch.commands.iter().zip(&outcome.decisions);
+    let told = told.filter_map(|(logged, decision)| decided_id(logged, decision, &outcome.changes));
+    let changed = outcome.changes.reservations.iter().filter(|(_, change)| change.before.is_some());
+    let changed = changed.map(|(id, _)| *id).chain(ended.iter().map(|hold| hold.reservation));
     BatchEffects {
         partition,
         epoch,
         position,
         forgotten: Vec::new(),
-        decided: ids.chain(changed).chain(ended.iter().map(|hold| hold.reservation)).collect(),
+        decided: told.chain(changed.map(DecidedId::changed)).collect(),
         units: units.into_iter().map(|((sku, user), units)| (sku, user, units)).collect(),
         settled: settled.collect(),
         skus: skus.collect(),
     }
+}
+
+/// What whoever waits for a command is told; `None` for one without an id.
+fn decided_id(logged: &Logged, decision: &Decision, changes: &Changes) -> Option<DecidedId> {
+    let command = match &logged.command {
+        Ok(command) => command,
+        Err(unfit) => return unfit.id.map(DecidedId::changed),
+    };
+    let id = command.id();
+    let Command::Reserve(reserve) = command else { return Some(DecidedId::changed(id)) };
+    // Of the SKU as the batch leaves it; a batch that reserved has changed it.
+    let sku = || changes.skus.get(&reserve.sku).map(|change| &change.after);
+    let verdict = match decision.verdict {
+        // Not if a later command of the batch confirmed or cancelled it, or the batch reached the end of its hold.
+        Verdict::Reserved { expires_at }
+            if changes.reservations.get(&id).is_some_and(|made| made.after.version == 1) =>
+        {
+            sku()
+                .filter(|sku| expires_at > sku.expired_through)
+                .map(|sku| FirstVerdict::Reserved { expires_at, extensions_left: sku.settings.extensions_max })
+        }
+        Verdict::Rejected(rejection) => Some(FirstVerdict::Rejected(rejection)),
+        _ => None,
+    };
+    let Decision { place, at, .. } = *decision;
+    Some(DecidedId { id, first: verdict.map(|verdict| FirstDecision { place, at, verdict }) })
 }
 
 /// The hints that follow from ended holds that were settled between batches.
@@ -57,7 +85,7 @@ pub(super) fn effects_of_ended(partition: i32, epoch: i64, position: i64, ended:
         partition,
         epoch,
         position,
-        decided: ended.iter().map(|hold| hold.reservation).collect(),
+        decided: ended.iter().map(|hold| DecidedId::changed(hold.reservation)).collect(),
         units: ended.iter().map(|hold| (hold.sku.clone(), hold.user.clone(), hold.units_left)).collect(),
         ..BatchEffects::default()
     }

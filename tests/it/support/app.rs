@@ -41,6 +41,8 @@ pub struct Http {
     pub admin: Router,
     /// Places for event streams.
     pub event_streams: Arc<Semaphore>,
+    /// Who waits here.
+    pub waiters: Waiters,
     stop: CancellationToken,
 }
 
@@ -49,17 +51,24 @@ impl Http {
     pub fn away() -> Self {
         let store = Store::new(&format!("postgres://nobody@{AWAY}/none"), "none").expect("a legal URL");
         let cache = Cache::new(&format!("redis://{AWAY}/"), "none:").expect("a legal URL");
-        Self::over(store, cache, AWAY, "none", Waiters::default(), Some(Secret::new("t0ken")))
+        Self::over(store.clone(), store, cache, AWAY, "none", Some(Secret::new("t0ken")))
     }
 
     /// Over a world's topic and tables, with a Redis prefix of its own. Who decides is the test's business.
     pub fn over_world(world: &World) -> Self {
-        let redis = std::env::var("REDIS_URL").expect("REDIS_URL names the server; `make test` sets it");
-        let cache = Cache::new(&redis, &fresh_name("prefix")).expect("a legal URL");
-        Self::over(world.db.store(), cache, &brokers(), &world.topic, Waiters::default(), None)
+        let store = world.db.store();
+        Self::over(store.clone(), store, cache_at(&fresh_name("prefix")), &brokers(), &world.topic, None)
     }
 
-    fn over(store: Store, cache: Cache, brokers: &str, topic: &str, waiters: Waiters, token: Option<Secret>) -> Self {
+    /// The same, where no reservation can ever be read: what becomes of a request is only known if somebody tells.
+    pub fn over_world_without_reads(world: &World, prefix: &str) -> Self {
+        let nowhere = Store::new(&format!("postgres://nobody@{AWAY}/none"), "none").expect("a legal URL");
+        Self::over(world.db.store(), nowhere, cache_at(prefix), &brokers(), &world.topic, None)
+    }
+
+    /// `reads` is where reservations are read.
+    fn over(store: Store, reads: Store, cache: Cache, brokers: &str, topic: &str, token: Option<Secret>) -> Self {
+        let waiters = Waiters::default();
         let (stop, services) = (CancellationToken::new(), TaskTracker::new());
         let log_ends = LogEnds::start(brokers, topic).expect("starts");
         let ingress = Ingress::start(Producer::start(brokers, topic).expect("starts"));
@@ -67,11 +76,11 @@ impl Http {
         let clock = Arc::new(SystemClock);
         tokio::spawn(catalogue.clone().run(stop.clone()));
         tokio::spawn(subscription::run(cache.clone(), waiters.clone(), catalogue.clone(), stop.clone()));
-        tokio::spawn(waiters::sweep(waiters.clone(), store.clone(), stop.clone()));
+        tokio::spawn(waiters::sweep(waiters.clone(), reads.clone(), stop.clone()));
         let watch =
             watch_partitions(catalogue.clone(), store.clone(), log_ends.clone(), topic.to_owned(), stop.clone());
         tokio::spawn(watch);
-        let status = StatusReader::start(store.clone(), log_ends.clone(), clock.clone());
+        let status = StatusReader::start(reads, log_ends.clone(), clock.clone());
         let commands = Commands::new(
             store.clone(),
             ingress.clone(),
@@ -88,7 +97,7 @@ impl Http {
             ingress: ingress.clone(),
             reservations: ReservationCommands::new(commands.clone(), status.clone()),
             status,
-            waiters,
+            waiters: waiters.clone(),
             store: store.clone(),
             admin: SkuAdmin::new(store.clone(), commands),
             sku_reads: SkuReads::start(store, &services),
@@ -108,7 +117,7 @@ impl Http {
         };
         let operations = Operations { health, metrics: metrics::recorder().handle() };
         let (public, admin) = (public_router(Arc::clone(&app)), admin_router(operations, Some(app), token));
-        Self { public, admin, event_streams, stop }
+        Self { public, admin, event_streams, waiters, stop }
     }
 
     /// As when the process is told to stop: whoever waits for a decision is told what is known now.
@@ -125,6 +134,12 @@ impl Http {
     pub async fn ask_admin(&self, request: Request<Body>) -> Answer {
         answer(&self.admin, request).await
     }
+}
+
+/// A handle for the common server.
+pub fn cache_at(prefix: &str) -> Cache {
+    let redis = std::env::var("REDIS_URL").expect("REDIS_URL names the server; `make test` sets it");
+    Cache::new(&redis, prefix).expect("a legal URL")
 }
 
 impl Drop for Http {
