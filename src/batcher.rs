@@ -1,6 +1,10 @@
-//! Natural batching of questions: what gathered while the last call was in flight makes the next one. No timer, one call at a time.
+//! Natural batching of questions: what gathered while the last call was in flight makes the next one. One call at a time; no timer, but
+//! for calls with a fixed price that a crowd asks for, which are paced ([`crate::pace`]).
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::pace::Pace;
 
 /// Where questions are left; cheap to clone. A task takes them from [`Questions`].
 pub(crate) struct Batcher<Q, A> {
@@ -46,8 +50,20 @@ impl<Q, A> Batcher<Q, A> {
 impl<Q, A> Questions<Q, A> {
     /// Waits for a question, and takes what else is there: 1 to `call_max`. `None` when the last [`Batcher`] is gone and all is taken.
     pub(crate) async fn next(&mut self, call_max: usize) -> Option<(Vec<Q>, Answers<A>)> {
+        self.next_of(call_max, None).await
+    }
+
+    /// The same, no sooner after the last call than the pace says.
+    pub(crate) async fn next_paced(&mut self, call_max: usize, pace: &mut Pace) -> Option<(Vec<Q>, Answers<A>)> {
+        self.next_of(call_max, Some(pace)).await
+    }
+
+    async fn next_of(&mut self, call_max: usize, mut pace: Option<&mut Pace>) -> Option<(Vec<Q>, Answers<A>)> {
         let mut gathered = Vec::with_capacity(call_max);
         while self.queued.recv_many(&mut gathered, call_max).await > 0 {
+            if let Some(pace) = pace.as_deref_mut() {
+                gather_paced(&mut self.queued, &mut gathered, call_max, pace).await;
+            }
             // Whoever went away needs no answer, and nothing may be taken in their name.
             let (questions, waiting): (Vec<_>, Vec<_>) =
                 gathered.drain(..).filter(|a| !a.answer.is_closed()).map(|a| (a.question, a.answer)).unzip();
@@ -57,6 +73,36 @@ impl<Q, A> Questions<Q, A> {
         }
         None
     }
+}
+
+/// Goes on taking from `queue` into `gathered`, which holds what was taken already, for as long as the pace says; at most `call_max` in all.
+/// Notes the start of the call. Cancel-safe: nothing is taken unless it ends up in `gathered`.
+pub(crate) async fn gather_paced<T>(
+    queue: &mut mpsc::Receiver<T>,
+    gathered: &mut Vec<T>,
+    call_max: usize,
+    pace: &mut Pace,
+) {
+    let mut taken = gathered.len();
+    while taken > 0 {
+        let now = Instant::now().into_std();
+        pace.arrived(taken, now);
+        let room = call_max - gathered.len();
+        let wait = pace.wait(room == 0, now);
+        if wait.is_zero() {
+            break;
+        }
+        // Woken once, not by each that comes. Full or closed ends the wait by itself.
+        tokio::time::sleep(wait).await;
+        taken = 0;
+        while gathered.len() < call_max
+            && let Ok(next) = queue.try_recv()
+        {
+            gathered.push(next);
+            taken += 1;
+        }
+    }
+    pace.started(Instant::now().into_std());
 }
 
 impl<A> Answers<A> {

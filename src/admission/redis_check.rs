@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::counter;
 use tokio::sync::mpsc;
@@ -10,9 +10,10 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::batcher::{Batcher, batcher};
+use crate::batcher::{Batcher, batcher, gather_paced};
 use crate::cache::{AdmissionAnswer, AdmissionItem, AdmissionRead, Cache, SettleItem};
 use crate::limits;
+use crate::pace::Pace;
 use crate::telemetry::metrics::PRECHECK_BYPASSED;
 
 /// What Redis said about one request.
@@ -48,7 +49,8 @@ impl RedisCheck {
         // Beside the checks: the first of them do not wait for a server that is away.
         tasks.spawn(async move { connecting.connect().await });
         tasks.spawn(async move {
-            while let Some((items, answers)) = asked.next(limits::ADMISSION_CALL_MAX).await {
+            let mut pace = Pace::new(limits::ADMISSION_PACE, Instant::now());
+            while let Some((items, answers)) = asked.next_paced(limits::ADMISSION_CALL_MAX, &mut pace).await {
                 answers.give(check(&front, &gapped, &items).await);
             }
         });
@@ -97,6 +99,7 @@ async fn check(cache: &Cache, is_memory_gapped: &AtomicBool, items: &[AdmissionI
 async fn settle_all(cache: Cache, is_memory_gapped: Arc<AtomicBool>, mut settled: mpsc::Receiver<Told>) {
     let mut gathered = Vec::with_capacity(limits::SETTLE_CALL_MAX);
     let mut was_failing = false;
+    let mut pace = Pace::new(limits::SETTLE_PACE, Instant::now());
     loop {
         let is_gapped = is_memory_gapped.load(Ordering::SeqCst);
         tokio::select! {
@@ -110,6 +113,7 @@ async fn settle_all(cache: Cache, is_memory_gapped: Arc<AtomicBool>, mut settled
                 continue;
             }
         }
+        gather_paced(&mut settled, &mut gathered, limits::SETTLE_CALL_MAX, &mut pace).await;
         let is_gap_if_lost = gathered.iter().any(|told| told.is_gap_if_lost);
         let items: Vec<SettleItem> = gathered.drain(..).map(|told| told.item).collect();
         let said = cache.settle(&items).await;

@@ -16,22 +16,40 @@ local function give_back(user, sku, quantity, minute)
   end
 end
 
+-- All markers in one read; a later request of the same call sees what an earlier one wrote.
+local keys, markers = {}, {}
+for at = FIRST, #ARGV, WIDTH do
+  local name = ARGV[at + 5]
+  if name ~= '' and markers[name] == nil then
+    markers[name] = false
+    keys[#keys + 1] = prefix .. 'k:' .. name
+  end
+end
+if #keys > 0 then
+  local start = #prefix + 3
+  for i, marker in ipairs(redis.call('MGET', unpack(keys))) do markers[string.sub(keys[i], start)] = marker end
+end
+local function mark(name, marker)
+  markers[name] = marker
+  redis.call('SET', prefix .. 'k:' .. name, marker, 'EX', ARGV[2])
+end
+
 for at = FIRST, #ARGV, WIDTH do
   local name, id_and_fingerprint = ARGV[at + 5], ARGV[at + 6]
-  local key = prefix .. 'k:' .. name
-  local marker = name ~= '' and redis.call('GET', key)
+  local marker = markers[name]
   local state = marker and string.sub(marker, 2, 49) == id_and_fingerprint and string.sub(marker, 1, 1)
   if ARGV[at] == 'D' then
     -- Another request's marker stays: the first to use a key owns it.
-    if not marker or state == 'P' or state == 'R' then
-      redis.call('SET', key, 'K' .. id_and_fingerprint .. ARGV[at + 7], 'EX', ARGV[2])
-    end
+    if not marker or state == 'P' or state == 'R' then mark(name, 'K' .. id_and_fingerprint .. ARGV[at + 7]) end
   elseif ARGV[at] == 'U' then
     -- As if tried again: nothing that is said of one try says anything about the key.
-    if not marker then redis.call('SET', key, 'R' .. id_and_fingerprint .. ARGV[at + 4], 'EX', ARGV[2]) end
+    if not marker then mark(name, 'R' .. id_and_fingerprint .. ARGV[at + 4]) end
   elseif state ~= 'K' and state ~= 'R' then
     -- Known by another try = these units are in the log, and the writer settles them. Tried again = they may be, and the key with them.
-    if state == 'P' then redis.call('DEL', key) end
+    if state == 'P' then
+      markers[name] = false
+      redis.call('DEL', prefix .. 'k:' .. name)
+    end
     give_back(ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
   end
 end
