@@ -1,38 +1,41 @@
 //! Ingress: requests in flight are collected per partition and published by natural batching.
 //!
-//! In the flow: admission > **ingress** > kafka. One lane per partition (`lane`): whatever gathered while its last publish was in flight
-//! makes the next one, paced ([`crate::pace`]), grouped into records of one SKU (`record`). A full lane refuses at once. Nothing is lost and
-//! nothing is said twice: every request gets exactly one [`Delivery`], and one failing record never fails its neighbours.
+//! In the flow: admission > **ingress** > kafka. Whoever submits a command writes it into the open record of its SKU (`collector`); one lane
+//! per partition (`lane`) publishes whatever gathered while its last publish was in flight, paced ([`crate::pace`]). A full lane refuses at
+//! once. Nothing is lost and nothing is said twice: every command gets exactly one [`Delivery`], one failing record never fails its
+//! neighbours, and one report answers all commands of its record.
 //!
-//! Who answers first wins (`request::Claim`): the lane takes a request when it publishes it, the submitter takes it back when its time is
-//! over. So "not sent" is only ever said of a request that no publish can contain.
+//! Who answers first wins, and only the lane answers: it says "not sent" of a record that it has not published, and then never does. So that
+//! is only ever said of what no publish can contain.
 
+pub mod collector;
+mod counted;
 mod lane;
-mod record;
-mod request;
+#[cfg(test)]
+mod model;
 mod span;
+mod sync;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, OnceLock};
 
-use metrics::Counter;
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ids::Ticket;
 use crate::kafka::Producer;
 use crate::kafka::producer::Link;
-use crate::limits;
-use crate::telemetry::metrics::DELIVERIES;
 use crate::telemetry::trace_context::TraceContext;
 use crate::telemetry::traces::Span;
 use crate::wire::Sent;
+use crate::{limits, wire};
 
-use lane::{Lane, Publisher};
-use request::{Claim, Request};
+pub use collector::{OnDelivery, Submitted};
+
+use collector::{Collector, Door};
+use counted::Counted;
+use lane::{Lane, Message, Publisher};
 
 /// What became of one request on its way into the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +73,7 @@ pub struct Ingress {
 struct Shared {
     producer: Producer,
     /// One slot per partition that could exist; a lane starts with its first request.
-    lanes: Box<[OnceLock<mpsc::Sender<Request>>]>,
+    lanes: Box<[OnceLock<Arc<Collector>>]>,
     tasks: TaskTracker,
     closing: CancellationToken,
     abandoned: CancellationToken,
@@ -88,27 +91,82 @@ impl Ingress {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Publishes one command to its SKU's pinned partition, together with whatever else is on its way there, and waits for the report,
-    /// at most [`limits::DELIVERY_WAIT`].
+    /// Publishes one command to its SKU's pinned partition, together with whatever else is on its way there. The future is its delivery: the
+    /// report, or after at most [`limits::DELIVERY_WAIT`] that there is none.
     ///
-    /// Dropping the future does not take the command back: whoever needs the outcome runs this in a task of its own.
-    pub async fn submit(&self, partition: i32, sent: Sent) -> Delivery {
-        self.submit_traced(partition, sent, None).await
+    /// When this returns, the command is on its way: dropping the future does not take it back. Whoever must know what became of it, gone
+    /// or not, uses [`Ingress::submit_with`].
+    pub fn submit(&self, partition: i32, sent: Sent) -> Submitted {
+        self.submit_traced(partition, sent, None)
     }
 
     /// The same for a command of a call that belongs to a trace: the record says so, and the publish has a span if the trace is sampled.
-    pub async fn submit_traced(&self, partition: i32, sent: Sent, trace: Option<TraceContext>) -> Delivery {
-        let span = trace.and_then(|trace| span::begin(self.shared.producer.topic(), partition, &sent, trace));
-        let trace = span.as_ref().map(Span::context).or(trace);
-        let delivery = match self.lane(partition) {
-            Some(lane) => deliver(lane, sent, trace).await,
-            None => Delivery::NotSent(NotSent::Unavailable),
-        };
-        self.shared.counted.count(delivery);
-        if let Some(span) = span {
-            span::end(span, delivery);
+    pub fn submit_traced(&self, partition: i32, sent: Sent, trace: Option<TraceContext>) -> Submitted {
+        self.submit_one(Outgoing { partition, sent, on_delivery: None }, trace)
+    }
+
+    /// The same, and `on_delivery` is told what became of the command exactly once, whatever happens to the future, and before that is
+    /// ready: by the lane, or right here where the command is refused at once. It must be short and must not panic: others wait behind it.
+    pub fn submit_with(
+        &self,
+        partition: i32,
+        sent: Sent,
+        trace: Option<TraceContext>,
+        on_delivery: impl FnOnce(Delivery) + Send + 'static,
+    ) -> Submitted {
+        self.submit_one(Outgoing { partition, sent, on_delivery: Some(Box::new(on_delivery)) }, trace)
+    }
+
+    /// Publishes many commands at once and waits for all of them: their deliveries, in their order. Neighbours of one partition share a lock.
+    pub fn submit_many(
+        &self,
+        commands: Vec<(i32, Sent)>,
+        trace: Option<TraceContext>,
+    ) -> impl Future<Output = Vec<Delivery>> + Send + use<> {
+        let outgoing = commands.into_iter().map(|(partition, sent)| Outgoing { partition, sent, on_delivery: None });
+        let submitted = self.submit_all(outgoing.collect(), trace);
+        async move {
+            let mut deliveries = Vec::with_capacity(submitted.len());
+            for one in submitted {
+                deliveries.push(one.await);
+            }
+            deliveries
         }
-        delivery
+    }
+
+    /// As [`Ingress::submit_with`] for each: their futures, in their order. Neighbours of one partition share a lock.
+    pub fn submit_all(&self, commands: Vec<Outgoing>, trace: Option<TraceContext>) -> Vec<Submitted> {
+        let topic = self.shared.producer.topic();
+        let mut commands: Vec<Entering> = commands.into_iter().map(|one| Entering::begin(topic, one, trace)).collect();
+        let mut submitted = Vec::with_capacity(commands.len());
+        for neighbours in commands.chunk_by_mut(|a, b| a.partition == b.partition) {
+            let entered: Vec<_> = match self.collector(neighbours[0].partition) {
+                Some(collector) => collector.enter(|door| neighbours.iter_mut().map(|one| one.enter(door)).collect()),
+                None => neighbours.iter().map(|_| Err(NotSent::Unavailable)).collect(),
+            };
+            for (command, entered) in neighbours.iter_mut().zip(entered) {
+                submitted.push(entered.unwrap_or_else(|why| self.refuse(command, why)));
+            }
+        }
+        submitted
+    }
+
+    fn submit_one(&self, outgoing: Outgoing, trace: Option<TraceContext>) -> Submitted {
+        let mut command = Entering::begin(self.shared.producer.topic(), outgoing, trace);
+        let entered = match self.collector(command.partition) {
+            Some(collector) => collector.enter(|door| command.enter(door)),
+            None => Err(NotSent::Unavailable),
+        };
+        entered.unwrap_or_else(|why| self.refuse(&mut command, why))
+    }
+
+    fn refuse(&self, command: &mut Entering, why: NotSent) -> Submitted {
+        self.shared.counted.refused(why);
+        let delivery = Delivery::NotSent(why);
+        if let Some(on_delivery) = command.on_delivery.take() {
+            on_delivery(delivery);
+        }
+        Submitted::now(delivery)
     }
 
     /// Whether a publish would have a chance: the producer has no fatal error and has lately reached a broker. For readiness.
@@ -139,78 +197,74 @@ impl Ingress {
         }
     }
 
-    fn lane(&self, partition: i32) -> Option<&mpsc::Sender<Request>> {
+    fn collector(&self, partition: i32) -> Option<&Arc<Collector>> {
         let slot = self.shared.lanes.get(usize::try_from(partition).ok()?)?;
         if self.shared.closing.is_cancelled() {
             return None;
         }
         Some(slot.get_or_init(|| {
-            let (requests, waiting) = mpsc::channel(limits::LANE_QUEUE_MAX);
-            let Shared { producer, closing, abandoned, tasks, .. } = &*self.shared;
+            let collector = Arc::new(Collector::new(partition, limits::LANE_QUEUE_MAX));
+            let Shared { producer, closing, abandoned, tasks, counted, .. } = &*self.shared;
             let publisher: Publisher = {
                 let producer = producer.clone();
-                Box::new(move |record, on_report| {
-                    producer.send(
-                        partition,
-                        record.sku.as_str().as_bytes(),
-                        &record.payload,
-                        &record.traced,
-                        on_report,
-                    );
+                Box::new(move |Message { sku, payload, traced }, on_report| {
+                    producer.send(partition, sku.as_str().as_bytes(), payload, traced, on_report);
                 })
             };
-            let lane = Lane::new(partition, waiting, publisher, producer.link());
+            let lane = Lane::new(partition, Arc::clone(&collector), publisher, producer.link(), counted.clone());
             tasks.spawn(lane.run(closing.clone(), abandoned.clone()));
-            requests
+            collector
         }))
     }
 }
 
-/// Puts one request into its lane and waits for its answer or the end of its time.
-async fn deliver(lane: &mpsc::Sender<Request>, sent: Sent, trace: Option<TraceContext>) -> Delivery {
-    let claim = Claim::default();
-    let (request, answered) = Request::new(sent, trace, claim.clone());
-    match lane.try_send(request) {
-        Ok(()) => {}
-        Err(TrySendError::Full(_)) => return Delivery::NotSent(NotSent::Full),
-        Err(TrySendError::Closed(_)) => return Delivery::NotSent(NotSent::Unavailable),
-    }
-    match tokio::time::timeout(limits::DELIVERY_WAIT, answered).await {
-        Ok(Ok(delivery)) => delivery,
-        // Out of time, or the lane ended without a word: it is ours to take back, unless the lane has published it.
-        Ok(Err(_)) | Err(_) if claim.take() => Delivery::NotSent(NotSent::Unavailable),
-        Ok(Err(_)) | Err(_) => Delivery::Unknown,
-    }
+/// A command to publish.
+pub struct Outgoing {
+    /// Its SKU's pin.
+    pub partition: i32,
+    /// The command.
+    pub sent: Sent,
+    /// See [`Ingress::submit_with`].
+    pub on_delivery: Option<OnDelivery>,
 }
 
-/// What requests were told, counted.
-struct Counted {
-    delivered: Counter,
-    full: Counter,
-    unavailable: Counter,
-    unknown: Counter,
+/// A command on its way into a record.
+struct Entering {
+    partition: i32,
+    sent: Sent,
+    /// Taken by the record, or told that there was no room.
+    on_delivery: Option<OnDelivery>,
+    trace: Option<TraceContext>,
 }
 
-impl Default for Counted {
-    fn default() -> Self {
-        let counter = |result: &'static str| metrics::counter!(DELIVERIES, "result" => result);
-        Self {
-            delivered: counter("delivered"),
-            full: counter("full"),
-            unavailable: counter("unavailable"),
-            unknown: counter("unknown"),
+impl Entering {
+    /// Begins the command's span, if its call is sampled; whoever is told of the delivery ends it.
+    fn begin(topic: &str, outgoing: Outgoing, call: Option<TraceContext>) -> Self {
+        let Outgoing { partition, sent, mut on_delivery } = outgoing;
+        let span = call.and_then(|call| span::begin(topic, partition, &sent, call));
+        let trace = span.as_ref().map(Span::context).or(call);
+        if let Some(span) = span {
+            let then = on_delivery.take();
+            on_delivery = Some(Box::new(move |delivery| {
+                span::end(span, delivery);
+                if let Some(then) = then {
+                    then(delivery);
+                }
+            }));
         }
+        Self { partition, sent, on_delivery, trace }
     }
-}
 
-impl Counted {
-    fn count(&self, delivery: Delivery) {
-        let counter = match delivery {
-            Delivery::Delivered(_) => &self.delivered,
-            Delivery::NotSent(NotSent::Full) => &self.full,
-            Delivery::NotSent(NotSent::Unavailable) => &self.unavailable,
-            Delivery::Unknown => &self.unknown,
-        };
-        counter.increment(1);
+    /// Puts the command into a record, if there is room.
+    fn enter(&mut self, door: &mut Door) -> Result<Submitted, NotSent> {
+        door.room()?;
+        let mut appended = door.append(self.sent.command.sku(), |bytes| wire::put(bytes, &self.sent));
+        if let Some(on_delivery) = self.on_delivery.take() {
+            appended.tell(on_delivery);
+        }
+        if let Some(trace) = self.trace {
+            appended.trace(trace, &self.sent.request_id);
+        }
+        Ok(appended.watch())
     }
 }

@@ -275,6 +275,10 @@ pub const RESUBSCRIBE_EVERY: Duration = Duration::from_millis(250);
 pub const LANE_QUEUE_MAX: usize = 8192;
 /// Commands of one publish: ten full records.
 pub const PUBLISH_COMMANDS_MAX: usize = 500;
+/// Publishes of one lane at once: what comes meanwhile makes the next one.
+pub const PUBLISHES_IN_FLIGHT_MAX: usize = 1;
+/// Buffers of published records that a lane keeps for the next ones, about 5 KiB each: those of a full publish.
+pub const LANE_SPARE_RECORDS_MAX: usize = PUBLISH_COMMANDS_MAX.div_ceil(RECORD_COMMANDS_MAX);
 /// Arrivals per second and partition above which publishes and batches are paced.
 pub const PACE_ABOVE_PER_SECOND: f64 = 2000.0;
 /// Least time between two publishes of a paced lane: unpaced, an ack of 0.2 ms makes records of 5 commands (28 broker CPU-us each).

@@ -97,26 +97,44 @@ pub fn encode<'a>(sku: &SkuId, commands: impl ExactSizeIterator<Item = &'a Sent>
     if !(1..=limits::RECORD_COMMANDS_MAX).contains(&count) {
         return Err(EncodeError::Count);
     }
-    let mut bytes = Vec::with_capacity(8 + ENCODED_BYTES_TYPICAL * count);
-    bytes.extend_from_slice(&MAGIC);
-    bytes.push(VERSION);
-    put_u16(&mut bytes, count);
-    put_text(&mut bytes, sku.as_str());
+    let mut bytes = Vec::with_capacity(RECORD_BYTES_TYPICAL / limits::RECORD_COMMANDS_MAX * count);
+    begin(&mut bytes, sku);
     for sent in commands {
         if sent.command.sku() != sku {
             return Err(EncodeError::OtherSku);
         }
-        let size_at = bytes.len();
-        bytes.extend_from_slice(&[0, 0]);
-        put_command(&mut bytes, sent);
-        let size = u16::try_from(bytes.len() - size_at - 2).expect("a command is a few hundred bytes at most");
-        bytes[size_at..size_at + 2].copy_from_slice(&size.to_le_bytes());
+        put(&mut bytes, sent);
     }
+    finish(&mut bytes, count);
     Ok(bytes)
 }
 
-/// A good reserve command with usual ids, for sizing the buffer.
-const ENCODED_BYTES_TYPICAL: usize = 96;
+/// Begins a record of `sku` that is written command by command: [`put`] each, which must be of that SKU, then [`finish`].
+pub fn begin(bytes: &mut Vec<u8>, sku: &SkuId) {
+    bytes.extend_from_slice(&MAGIC);
+    bytes.push(VERSION);
+    put_u16(bytes, 0); // until it is finished
+    put_text(bytes, sku.as_str());
+}
+
+/// Appends one command to a record that was begun.
+pub fn put(bytes: &mut Vec<u8>, sent: &Sent) {
+    let size_at = bytes.len();
+    bytes.extend_from_slice(&[0, 0]);
+    put_command(bytes, sent);
+    let size = u16::try_from(bytes.len() - size_at - 2).expect("a command is a few hundred bytes at most");
+    bytes[size_at..size_at + 2].copy_from_slice(&size.to_le_bytes());
+}
+
+/// Completes a record of `count` commands, 1 to [`limits::RECORD_COMMANDS_MAX`].
+pub fn finish(bytes: &mut [u8], count: usize) {
+    assert!((1..=limits::RECORD_COMMANDS_MAX).contains(&count), "a record of {count} commands");
+    let count = u16::try_from(count).expect("just found to be small");
+    bytes[3..5].copy_from_slice(&count.to_le_bytes());
+}
+
+/// A full record of reserve commands with usual ids, for sizing a buffer.
+pub const RECORD_BYTES_TYPICAL: usize = 8 + 96 * limits::RECORD_COMMANDS_MAX;
 
 /// A command as its sender holds it: always a good one.
 #[derive(Clone, Debug, PartialEq, Eq)]

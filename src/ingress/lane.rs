@@ -1,37 +1,60 @@
-//! One partition's lane: gathers, publishes, waits for all reports, and so on. What comes meanwhile makes the next publish.
+//! One partition's lane: takes what its collector has gathered, publishes it, and tells everybody what the reports say.
+//!
+//! Natural batching: what comes while a publish is in flight makes the next one, paced. All of it is one loop that looks at everything there
+//! is to do ([`Lane::step`]) and then sleeps until there is news; no command wakes it while others are in flight.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Instant;
 
 use metrics::{Gauge, Histogram};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::record::{self, Record};
-use super::request::Request;
-use super::{Delivery, NotSent};
-use crate::kafka::producer::{Link, OnReport};
+use super::collector::{Collector, Look, Pending, Record};
+use super::counted::Counted;
+use crate::ids::SkuId;
+use crate::kafka::producer::{Link, OnReport, Report};
+use crate::kafka::trace_headers::Traced;
 use crate::limits;
 use crate::pace::Pace;
 use crate::telemetry::metrics::{INGRESS_QUEUE, PUBLISH_LATENCY, PUBLISH_SIZE};
 
-/// Hands a record over; must call the second argument once, sooner or later, or drop it.
-pub(super) type Publisher = Box<dyn Fn(Record, OnReport) + Send>;
+/// What is handed over of a record.
+pub(super) struct Message<'r> {
+    /// Its key.
+    pub(super) sku: &'r SkuId,
+    /// Its bytes.
+    pub(super) payload: &'r [u8],
+    /// Its commands that belong to a trace.
+    pub(super) traced: &'r [Traced],
+}
 
-/// The state of one lane.
+/// Hands a record over; must call the second argument once, sooner or later, or drop it.
+pub(super) type Publisher = Box<dyn Fn(Message<'_>, OnReport) + Send>;
+
+/// The state of one lane. Dropped, it answers everybody: what was published is unknown, what was not is not sent.
 pub(super) struct Lane {
-    partition: i32,
-    waiting: mpsc::Receiver<Request>,
+    collector: Arc<Collector>,
     publisher: Publisher,
     link: watch::Receiver<Link>,
     pace: Pace,
+    flights: VecDeque<Flight>,
     measured: Measured,
+    counted: Counted,
 }
 
-/// The reports of one publish: done when the last record has its report.
+/// The records of one publish; over when the last of them has its report.
 struct Flight {
     started: Instant,
-    done: oneshot::Receiver<()>,
+    /// When those who still wait are told that nobody knows: one deadline for all.
+    deadline: Instant,
+    /// Number of the first record; the others follow without gaps.
+    first: u64,
+    /// Taken when told.
+    records: Vec<Option<Pending>>,
+    missing: usize,
 }
 
 /// Handles of the lane's metrics.
@@ -41,128 +64,185 @@ struct Measured {
     queue: Gauge,
 }
 
+/// Until when a lane has nothing to do.
+struct Sleep {
+    until: Option<Instant>,
+    /// Unless so many commands wait.
+    wake_at: usize,
+}
+
 impl Lane {
-    /// A lane that takes its requests from `waiting`.
+    /// A lane that publishes what gathers in `collector`.
     pub(super) fn new(
         partition: i32,
-        waiting: mpsc::Receiver<Request>,
+        collector: Arc<Collector>,
         publisher: Publisher,
         link: watch::Receiver<Link>,
+        counted: Counted,
     ) -> Self {
         let measured = Measured {
             size: metrics::histogram!(PUBLISH_SIZE),
             latency: metrics::histogram!(PUBLISH_LATENCY),
             queue: metrics::gauge!(INGRESS_QUEUE, "partition" => partition.to_string()),
         };
-        let pace = Pace::new(limits::PUBLISH_PACE, Instant::now().into_std());
-        Self { partition, waiting, publisher, link, pace, measured }
+        let pace = Pace::new(limits::PUBLISH_PACE, Instant::now());
+        Self { collector, publisher, link, pace, flights: VecDeque::new(), measured, counted }
     }
 
     /// Works until `closing`, then publishes what is there and ends; ends at once when `abandoned`.
     pub(super) async fn run(mut self, closing: CancellationToken, abandoned: CancellationToken) {
         let work = async {
-            let mut gathered = Vec::with_capacity(limits::PUBLISH_COMMANDS_MAX);
-            while self.gather(&mut gathered, &closing).await {
-                self.measured.queue.set(count(self.waiting.len()));
-                if self.may_publish().await {
-                    let flight = self.publish(gathered.drain(..));
-                    self.land(flight).await;
-                } else {
-                    gathered.drain(..).for_each(refuse);
+            let mut is_closing = false;
+            while let Some(sleep) = self.step(is_closing, Instant::now()) {
+                // All arms may be dropped half-way: they only watch.
+                tokio::select! {
+                    biased;
+                    () = closing.cancelled(), if !is_closing => {
+                        self.collector.close();
+                        is_closing = true;
+                    }
+                    () = poll_fn(|context| self.collector.poll_news(sleep.wake_at, context)) => {}
+                    changed = self.link.changed() => {
+                        if changed.is_err() {
+                            return; // the producer is gone and took the flights with it
+                        }
+                    }
+                    () = at(sleep.until) => {}
                 }
             }
         };
-        // What is dropped here unanswered is taken back by its submitters, or unknown to them if it was published.
-        let _ = abandoned.run_until_cancelled(work).await;
+        let _ = abandoned.run_until_cancelled(work).await; // either way everybody is answered when the lane is dropped
     }
 
-    /// Takes what is there, at least one request, and goes on while the pace says so. False = the lane is closed and empty.
-    async fn gather(&mut self, gathered: &mut Vec<Request>, closing: &CancellationToken) -> bool {
-        assert!(gathered.is_empty(), "a publish takes all that was gathered");
-        tokio::select! {
-            biased;
-            () = closing.cancelled(), if !self.waiting.is_closed() => self.waiting.close(),
-            _ = self.waiting.recv_many(gathered, limits::PUBLISH_COMMANDS_MAX) => {}
+    /// Does all that there is to do at `now`. `None` = the lane is closed and empty.
+    fn step(&mut self, is_closing: bool, now: Instant) -> Option<Sleep> {
+        for (number, report) in self.collector.take_reports() {
+            self.land(number, report, now);
         }
-        if gathered.is_empty() {
-            // Just closed (what is left is still handed out), or closed and empty.
-            self.waiting.recv_many(gathered, limits::PUBLISH_COMMANDS_MAX).await;
+        self.expire(now);
+        let link = *self.link.borrow_and_update();
+        if matches!(link, Link::Down | Link::Fatal) || self.is_overdue(now) {
+            // They could only wait in vain.
+            let refused = self.collector.refuse();
+            self.refuse(refused);
+        } else {
+            self.collector.accept();
         }
-        let mut taken = gathered.len();
-        while taken > 0 {
-            let now = Instant::now().into_std();
-            self.pace.arrived(taken, now);
-            let room = limits::PUBLISH_COMMANDS_MAX - gathered.len();
-            let wait = self.pace.wait(room == 0, now);
-            if wait.is_zero() {
-                break;
-            }
-            // Cancel-safe: nothing is taken unless it ends up in `gathered`. Zero = out of time, or closed.
-            taken = tokio::time::timeout(wait, self.waiting.recv_many(gathered, room)).await.unwrap_or(0);
-        }
-        !gathered.is_empty()
+        let sleep = self.publish_what_may(link == Link::Up, now);
+        let is_empty = self.flights.is_empty() && is_closing && self.collector.look().commands == 0;
+        (!is_empty).then_some(sleep)
     }
 
-    /// Whether a publish has a chance; waits while that is being found out.
-    async fn may_publish(&mut self) -> bool {
-        match self.link.wait_for(|link| *link != Link::Doubted).await {
-            Ok(link) => *link == Link::Up,
-            Err(_) => false, // the producer is gone
-        }
-    }
-
-    /// Fires all records at once; each request that was taken back meanwhile is left out.
-    fn publish(&mut self, gathered: impl Iterator<Item = Request>) -> Flight {
-        let started = Instant::now();
-        self.pace.started(started.into_std());
-        let (landed, done) = oneshot::channel();
-        // Held by every report to come: when the last one is gone, the flight is over.
-        let landed = Arc::new(landed);
-        let mut size = 0;
-        for group in record::group(gathered.filter(Request::is_taken_for_publishing)) {
-            size += group.len();
-            let (record, waiting) = record::encode(group);
-            let (partition, landed) = (self.partition, Arc::clone(&landed));
-            let on_report = move |report| {
-                waiting.answer(partition, report);
-                drop(landed);
-            };
-            (self.publisher)(record, Box::new(on_report));
-        }
-        if size > 0 {
-            self.measured.size.record(count(size));
-        }
-        Flight { started, done }
-    }
-
-    /// Waits until every record of the flight has its report. While it is overdue or no broker answers, requests that come are refused:
-    /// they could only wait in vain behind it.
-    async fn land(&mut self, flight: Flight) {
-        let Flight { started, mut done } = flight;
-        let overdue = tokio::time::sleep_until(started + limits::DELIVERY_WAIT);
-        tokio::pin!(overdue);
+    /// Publishes as much as link, flights and pace allow.
+    fn publish_what_may(&mut self, is_up: bool, now: Instant) -> Sleep {
+        let look = self.collector.look();
+        self.pace.arrived(look.arrived, now);
+        let mut look = Look { arrived: 0, ..look };
         loop {
-            let is_cut_off = matches!(*self.link.borrow_and_update(), Link::Down | Link::Fatal);
-            let refuses = is_cut_off || overdue.is_elapsed();
-            tokio::select! {
-                _ = &mut done => break,
-                () = &mut overdue, if !overdue.is_elapsed() => {}
-                changed = self.link.changed() => {
-                    if changed.is_err() {
-                        break; // the producer is gone and took the flight with it
-                    }
-                }
-                request = self.waiting.recv(), if refuses && !self.waiting.is_closed() => {
-                    request.into_iter().for_each(refuse);
-                }
+            let expires = look.opened_at.map(|opened_at| opened_at + limits::DELIVERY_WAIT);
+            let overdue = self.flights.iter().map(|flight| flight.deadline).filter(|deadline| *deadline > now);
+            let until = overdue.chain(expires).min();
+            if look.commands == 0 {
+                return Sleep { until, wake_at: 1 };
+            }
+            if !is_up || self.flights.len() >= limits::PUBLISHES_IN_FLIGHT_MAX {
+                return Sleep { until, wake_at: usize::MAX };
+            }
+            let wait = self.pace.wait(look.commands >= limits::PUBLISH_COMMANDS_MAX, now);
+            if !wait.is_zero() {
+                return Sleep { until: Some(now + wait), wake_at: limits::PUBLISH_COMMANDS_MAX };
+            }
+            self.publish(now);
+            look = self.collector.look();
+            self.pace.arrived(look.arrived, now);
+        }
+    }
+
+    /// Fires the next records at once.
+    fn publish(&mut self, now: Instant) {
+        let records = self.collector.take(limits::PUBLISH_COMMANDS_MAX);
+        let Some(first) = records.first() else { return };
+        let (first, deadline) = (first.pending.number, first.pending.opened_at + limits::DELIVERY_WAIT);
+        self.pace.started(now);
+        let size: usize = records.iter().map(|record| record.pending.commands()).sum();
+        self.measured.size.record(count(size));
+        let mut flight = Flight { started: now, deadline, first, records: Vec::new(), missing: records.len() };
+        let mut payloads = Vec::with_capacity(records.len());
+        for Record { sku, payload, traced, pending, .. } in records {
+            let reporter = self.collector.reporter(pending.number);
+            let message = Message { sku: &sku, payload: &payload, traced: &traced };
+            (self.publisher)(message, Box::new(move |report| reporter.report(report)));
+            flight.records.push(Some(pending));
+            payloads.push(payload);
+        }
+        self.flights.push_back(flight);
+        self.collector.recycle(payloads.into_iter());
+        self.measured.queue.set(count(self.collector.waiting()));
+    }
+
+    /// Tells those who wait for a record what its report says.
+    fn land(&mut self, number: u64, report: Report, now: Instant) {
+        let place = |flight: &Flight| number >= flight.first && number - flight.first < flight.records.len() as u64;
+        let at = self.flights.iter().position(place).expect("only records in flight have reports");
+        let flight = &mut self.flights[at];
+        let index = usize::try_from(number - flight.first).expect("a flight has few records");
+        let pending = flight.records[index].take();
+        flight.missing -= 1;
+        if flight.missing == 0 {
+            self.measured.latency.record(now.saturating_duration_since(flight.started).as_secs_f64());
+            self.flights.remove(at);
+        }
+        // None: they were told at the deadline.
+        if let Some(pending) = pending {
+            self.counted.count(report, pending.commands());
+            pending.settle(report);
+        }
+    }
+
+    /// Whose time is over is told so: what was published is unknown, what was not never will be.
+    fn expire(&mut self, now: Instant) {
+        for flight in self.flights.iter_mut().filter(|flight| flight.deadline <= now) {
+            for pending in flight.records.iter_mut().filter_map(Option::take) {
+                self.counted.count(Report::Open, pending.commands());
+                pending.settle(Report::Open);
             }
         }
-        self.measured.latency.record(started.elapsed().as_secs_f64());
+        if let Some(opened_at_max) = now.checked_sub(limits::DELIVERY_WAIT) {
+            let expired = self.collector.take_older(opened_at_max);
+            self.refuse(expired);
+        }
+    }
+
+    fn refuse(&self, records: Vec<Record>) {
+        for record in records {
+            self.counted.count(Report::Refused, record.pending.commands());
+            record.pending.settle(Report::Refused);
+        }
+    }
+
+    /// Whether reports are missing for so long that nothing behind them has a chance.
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.flights.iter().any(|flight| flight.deadline <= now)
     }
 }
 
-fn refuse(request: Request) {
-    request.refuse(Delivery::NotSent(NotSent::Unavailable));
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.collector.close();
+        for pending in self.flights.drain(..).flat_map(|flight| flight.records).flatten() {
+            self.counted.count(Report::Open, pending.commands());
+            pending.settle(Report::Open);
+        }
+        let refused = self.collector.refuse();
+        self.refuse(refused);
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are below 2^52")]

@@ -1,17 +1,20 @@
-//! Lanes against a publisher that the test holds in its hand, and the grouping of requests into records.
+//! Lanes against a publisher that the test holds in its hand, and what collectors do with what they are given.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::lane::Lane;
-use super::request::{Claim, Request};
-use super::{Delivery, NotSent, deliver, record};
+use super::collector::{Collector, Pending, Record};
+use super::counted::Counted;
+use super::lane::{Lane, Message};
+use super::{Delivery, Entering, NotSent, OnDelivery, Submitted};
 use crate::ids::{Place, Quantity, SkuId, Ticket, UserId};
 use crate::inventory::{Command, Reserve};
 use crate::kafka::producer::{Link, OnReport, Report};
@@ -36,6 +39,22 @@ fn at(offset: i64, index: u16) -> Delivery {
     Delivery::Delivered(Ticket { partition: PARTITION, place: Place { offset, index } })
 }
 
+fn enter(collector: &Collector, sent: Sent, on_delivery: Option<OnDelivery>) -> Submitted {
+    let mut command = Entering { partition: PARTITION, sent, on_delivery, trace: None };
+    let entered = collector.enter(|door| command.enter(door));
+    entered.unwrap_or_else(|why| Submitted::now(Delivery::NotSent(why)))
+}
+
+/// The users of a record's commands, in their order.
+fn users_of(payload: &[u8]) -> (SkuId, Vec<String>) {
+    let decoded = wire::decode(payload).expect("a record of ours");
+    let user_of = |envelope: wire::Envelope| match envelope.command.expect("a good command") {
+        Command::Reserve(reserve) => reserve.user.to_string(),
+        _ => unreachable!("these tests only reserve"),
+    };
+    (decoded.sku, decoded.commands.into_iter().map(user_of).collect())
+}
+
 /// A record that the lane has published and that has no report yet.
 struct Published {
     sku: String,
@@ -45,7 +64,7 @@ struct Published {
 
 /// A running lane whose publishes end up in `published`.
 struct Bench {
-    lane: mpsc::Sender<Request>,
+    collector: Arc<Collector>,
     published: Arc<Mutex<Vec<Published>>>,
     link: watch::Sender<Link>,
     closing: CancellationToken,
@@ -55,29 +74,23 @@ struct Bench {
 
 impl Bench {
     fn new(link: Link) -> Self {
-        let (lane, waiting) = mpsc::channel(limits::LANE_QUEUE_MAX);
+        let collector = Arc::new(Collector::new(PARTITION, limits::LANE_QUEUE_MAX));
         let (link, watched) = watch::channel(link);
         let published = Arc::new(Mutex::new(Vec::new()));
         let taken = Arc::clone(&published);
-        let publisher = Box::new(move |record: record::Record, on_report| {
-            let decoded = wire::decode(&record.payload).expect("a record of ours");
-            assert_eq!(decoded.sku, record.sku);
-            let user_of = |envelope: wire::Envelope| match envelope.command.expect("a good command") {
-                Command::Reserve(reserve) => reserve.user.to_string(),
-                _ => unreachable!("these tests only reserve"),
-            };
-            let users = decoded.commands.into_iter().map(user_of).collect();
-            taken.lock().expect("no panic").push(Published { sku: record.sku.to_string(), users, on_report });
+        let publisher = Box::new(move |message: Message<'_>, on_report| {
+            let (sku, users) = users_of(message.payload);
+            assert_eq!(sku, *message.sku);
+            taken.lock().expect("no panic").push(Published { sku: sku.to_string(), users, on_report });
         });
         let (closing, abandoned) = (CancellationToken::new(), CancellationToken::new());
-        let task =
-            tokio::spawn(Lane::new(PARTITION, waiting, publisher, watched).run(closing.clone(), abandoned.clone()));
-        Self { lane, published, link, closing, abandoned, task }
+        let lane = Lane::new(PARTITION, Arc::clone(&collector), publisher, watched, Counted::default());
+        let task = tokio::spawn(lane.run(closing.clone(), abandoned.clone()));
+        Self { collector, published, link, closing, abandoned, task }
     }
 
     fn submit(&self, sku: &str, user: usize) -> JoinHandle<Delivery> {
-        let (lane, sent) = (self.lane.clone(), reserve(sku, user));
-        tokio::spawn(async move { deliver(&lane, sent, None).await })
+        tokio::spawn(enter(&self.collector, reserve(sku, user), None))
     }
 
     /// Lets every task do all that it can do now (the tests' runtime has one thread).
@@ -127,21 +140,21 @@ async fn what_gathers_during_a_publish_makes_the_next_one() {
 #[tokio::test]
 async fn a_crowd_shares_publishes_and_a_few_are_published_at_once() {
     const CROWD: usize = 20_000;
-    let (lane, waiting) = mpsc::channel(limits::LANE_QUEUE_MAX);
+    let collector = Arc::new(Collector::new(PARTITION, limits::LANE_QUEUE_MAX));
     let (_link, watched) = watch::channel(Link::Up);
     let publishes = Arc::new(Mutex::new(0_usize));
     let counted = Arc::clone(&publishes);
-    let publisher = Box::new(move |_, on_report: OnReport| {
+    let publisher = Box::new(move |_: Message<'_>, on_report: OnReport| {
         *counted.lock().expect("no panic") += 1;
         on_report(Report::At(0));
     });
     let lane_ends = CancellationToken::new();
-    let task = Lane::new(PARTITION, waiting, publisher, watched).run(lane_ends.clone(), CancellationToken::new());
-    let task = tokio::spawn(task);
+    let lane = Lane::new(PARTITION, Arc::clone(&collector), publisher, watched, Counted::default());
+    let task = tokio::spawn(lane.run(lane_ends.clone(), CancellationToken::new()));
     // Reports come at once: without a pace the lane would publish each request alone.
     let offer = async |user| {
-        let request = Request::new(reserve("A", user), None, Claim::default()).0;
-        lane.send(request).await.map_err(drop).expect("the lane is open");
+        let mut submitted = enter(&collector, reserve("A", user), None);
+        assert_eq!((&mut submitted).now_or_never(), None, "there is room");
         tokio::task::yield_now().await;
     };
     let began = std::time::Instant::now();
@@ -197,6 +210,7 @@ async fn behind_an_overdue_publish_requests_are_refused_and_never_published() {
     assert_eq!(late.await.expect("no panic"), UNAVAILABLE);
 
     (flight.remove(0).on_report)(Report::At(1));
+    bench.settle().await;
     let again = bench.submit("A", 4);
     let mut flight = bench.published().await;
     assert_eq!(flight[0].users, ["u-4"], "what was refused is gone");
@@ -278,7 +292,7 @@ async fn closing_publishes_what_is_there_and_ends() {
     (flight.remove(0).on_report)(Report::At(1));
     assert_eq!((first.await.expect("no panic"), second.await.expect("no panic")), (at(0, 0), at(1, 0)));
     bench.task.await.expect("the lane ends");
-    assert_eq!(deliver(&bench.lane, reserve("A", 3), None).await, UNAVAILABLE);
+    assert_eq!(enter(&bench.collector, reserve("A", 3), None).await, UNAVAILABLE);
 }
 
 #[tokio::test]
@@ -296,26 +310,216 @@ async fn an_abandoned_lane_leaves_nobody_without_an_answer() {
     assert_eq!(fired.await.expect("no panic"), Delivery::Unknown);
 }
 
-proptest! {
-    #[test]
-    fn grouping_loses_nothing_and_keeps_the_order_per_sku(skus in prop::collection::vec(0_usize..4, 0..300)) {
-        let requests = skus.iter().enumerate().map(|(user, sku)| {
-            Request::new(reserve(&format!("S{sku}"), user), None, Claim::default()).0
-        });
-        let user_of = |request: &Request| match &request.sent.command {
-            Command::Reserve(reserve) => reserve.user.as_str()[2..].parse::<usize>().expect("made above"),
-            _ => unreachable!("none made"),
-        };
-        let mut seen = vec![Vec::new(); 4];
-        for group in record::group(requests) {
-            prop_assert!((1..=limits::RECORD_COMMANDS_MAX).contains(&group.len()));
-            let sku = skus[user_of(&group[0])];
-            prop_assert!(group.iter().all(|request| skus[user_of(request)] == sku), "one SKU per record");
-            seen[sku].extend(group.iter().map(user_of));
+#[tokio::test]
+async fn a_library_that_ends_without_a_word_leaves_it_open() {
+    let bench = Bench::new(Link::Up);
+    let fired = bench.submit("A", 1);
+    drop(bench.published().await);
+    assert_eq!(fired.await.expect("no panic"), Delivery::Unknown);
+    let next = bench.submit("A", 2);
+    (bench.published().await.remove(0).on_report)(Report::At(5));
+    assert_eq!(next.await.expect("no panic"), at(5, 0), "the lane goes on");
+}
+
+#[tokio::test]
+async fn who_passes_a_callback_is_told_once_whatever_happens_to_the_future() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = |user: usize| -> OnDelivery {
+        let told = Arc::clone(&told);
+        Box::new(move |delivery| told.lock().expect("no panic").push((user, delivery)))
+    };
+    let bench = Bench::new(Link::Up);
+    drop(enter(&bench.collector, reserve("A", 0), Some(tell(0))));
+    let mut flight = bench.published().await;
+    let polled = tokio::spawn(enter(&bench.collector, reserve("A", 1), Some(tell(1))));
+    bench.settle().await;
+    polled.abort();
+    let awaited = enter(&bench.collector, reserve("A", 2), Some(tell(2)));
+    (flight.remove(0).on_report)(Report::At(7));
+    let mut flight = bench.published().await;
+    (flight.remove(0).on_report)(Report::At(8));
+    assert_eq!(awaited.await, at(8, 1));
+    assert_eq!(*told.lock().expect("no panic"), [(0, at(7, 0)), (1, at(8, 0)), (2, at(8, 1))]);
+
+    let _overdue = enter(&bench.collector, reserve("A", 3), Some(tell(3)));
+    let flight = bench.published().await;
+    let refused = enter(&bench.collector, reserve("A", 4), Some(tell(4)));
+    bench.abandoned.cancel();
+    bench.task.await.expect("the lane ends");
+    drop(flight);
+    assert_eq!(refused.await, UNAVAILABLE);
+    assert_eq!(told.lock().expect("no panic")[3..], [(3, Delivery::Unknown), (4, UNAVAILABLE)]);
+}
+
+/// What happens to a collector, in an order that nobody chose.
+#[derive(Clone, Debug)]
+enum Step {
+    Append { sku: usize, is_watched: bool },
+    Take { commands_max: usize },
+    Settle { which: usize, report: Report },
+    Drop { which: usize },
+    Refuse,
+    Accept,
+    Close,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let report =
+        prop_oneof![(0_i64..9).prop_map(Report::At), Just(Report::Full), Just(Report::Refused), Just(Report::Open)];
+    let step = prop_oneof![
+        60 => (0_usize..4, any::<bool>()).prop_map(|(sku, is_watched)| Step::Append { sku, is_watched }),
+        6 => (1_usize..120).prop_map(|commands_max| Step::Take { commands_max }),
+        6 => (0_usize..9, report).prop_map(|(which, report)| Step::Settle { which, report }),
+        1 => (0_usize..9).prop_map(|which| Step::Drop { which }),
+        1 => Just(Step::Refuse),
+        2 => Just(Step::Accept),
+        1 => prop_oneof![20 => Just(Step::Accept), 1 => Just(Step::Close)],
+    ];
+    prop::collection::vec(step, 0..400)
+}
+
+/// Room for a few records: it is full now and then.
+const CAPACITY: usize = 130;
+
+/// What a collector must do, written down as one list of commands in the order in which they came.
+#[derive(Default)]
+struct Expected {
+    skus: Vec<usize>,
+    refusals: BTreeMap<usize, NotSent>,
+    waiting: Vec<usize>,
+    is_refusing: bool,
+    is_closed: bool,
+}
+
+impl Expected {
+    fn append(&mut self, sku: usize) -> usize {
+        let user = self.skus.len();
+        self.skus.push(sku);
+        if self.is_closed || self.is_refusing {
+            self.refusals.insert(user, NotSent::Unavailable);
+        } else if self.waiting.len() == CAPACITY {
+            self.refusals.insert(user, NotSent::Full);
+        } else {
+            self.waiting.push(user);
         }
-        for (sku, seen) in seen.into_iter().enumerate() {
-            let came: Vec<_> = (0..skus.len()).filter(|user| skus[*user] == sku).collect();
-            prop_assert_eq!(seen, came);
+        user
+    }
+
+    /// A record that was taken has the first waiting commands of one SKU.
+    fn check_taken(&mut self, record: &Record) -> Vec<usize> {
+        let (sku, users) = users_of(&record.payload);
+        assert!((1..=limits::RECORD_COMMANDS_MAX).contains(&users.len()), "{users:?}");
+        assert_eq!(users.len(), record.pending.commands());
+        let users: Vec<usize> = users.iter().map(|user| user[2..].parse().expect("made above")).collect();
+        let same = |user: &&usize| format!("S{}", self.skus[**user]) == sku.as_str();
+        let first: Vec<usize> = self.waiting.iter().filter(same).take(users.len()).copied().collect();
+        assert_eq!(users, first, "first come, first served, nothing left out");
+        self.waiting.retain(|user| !users.contains(user));
+        users
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn whatever_happens_each_command_is_in_one_record_and_told_once(steps in steps()) {
+        let collector = Collector::new(PARTITION, CAPACITY);
+        let mut expected = Expected::default();
+        let told: Arc<Mutex<BTreeMap<usize, Vec<Delivery>>>> = Arc::default();
+        let mut watched: BTreeMap<usize, Submitted> = BTreeMap::new();
+        let mut taken: Vec<(Vec<usize>, Pending)> = Vec::new();
+        let mut answers: BTreeMap<usize, Delivery> = BTreeMap::new();
+        let mut answer = |users: Vec<usize>, report: Report| {
+            for (index, user) in (0..).zip(users) {
+                let delivery = match report {
+                    Report::At(offset) => at(offset, index),
+                    Report::Full => Delivery::NotSent(NotSent::Full),
+                    Report::Refused => UNAVAILABLE,
+                    Report::Open => Delivery::Unknown,
+                };
+                answers.insert(user, delivery);
+            }
+        };
+        for step in steps {
+            match step {
+                Step::Append { sku, is_watched } => {
+                    let user = expected.append(sku);
+                    let on_told = Arc::clone(&told);
+                    let tell: OnDelivery =
+                        Box::new(move |delivery| on_told.lock().expect("no panic").entry(user).or_default().push(delivery));
+                    let mut submitted = enter(&collector, reserve(&format!("S{sku}"), user), Some(tell));
+                    if let Some(why) = expected.refusals.get(&user) {
+                        prop_assert_eq!(submitted.now_or_never(), Some(Delivery::NotSent(*why)));
+                    } else if is_watched {
+                        prop_assert_eq!((&mut submitted).now_or_never(), None);
+                        watched.insert(user, submitted);
+                    }
+                }
+                Step::Take { commands_max } => {
+                    let records = collector.take(commands_max);
+                    let sizes: Vec<usize> = records.iter().map(|record| record.pending.commands()).collect();
+                    prop_assert!(sizes.iter().sum::<usize>() <= commands_max || sizes.len() == 1, "{:?}", sizes);
+                    for record in records {
+                        taken.push((expected.check_taken(&record), record.pending));
+                    }
+                }
+                Step::Settle { which, report } if which < taken.len() => {
+                    let (users, pending) = taken.swap_remove(which);
+                    pending.settle(report);
+                    answer(users, report);
+                }
+                Step::Drop { which } if which < taken.len() => {
+                    let (users, pending) = taken.swap_remove(which);
+                    drop(pending);
+                    answer(users, Report::Open);
+                }
+                Step::Settle { .. } | Step::Drop { .. } => {}
+                Step::Refuse => {
+                    expected.is_refusing = true;
+                    for record in collector.refuse() {
+                        let (_, users) = users_of_unfinished(record, &mut expected);
+                        answer(users, Report::Refused);
+                    }
+                    prop_assert!(expected.waiting.is_empty(), "all of it is taken");
+                }
+                Step::Accept => {
+                    expected.is_refusing = false;
+                    collector.accept();
+                }
+                Step::Close => {
+                    expected.is_closed = true;
+                    collector.close();
+                }
+            }
+            prop_assert_eq!(collector.waiting(), expected.waiting.len());
+        }
+        for record in collector.take(usize::MAX) {
+            let users = expected.check_taken(&record);
+            record.pending.settle(Report::At(99));
+            answer(users, Report::At(99));
+        }
+        prop_assert!(expected.waiting.is_empty(), "nothing is left behind");
+        for (users, pending) in taken {
+            pending.settle(Report::Open);
+            answer(users, Report::Open);
+        }
+        let told = std::mem::take(&mut *told.lock().expect("no panic"));
+        let once: BTreeMap<_, _> = answers.iter().map(|(user, delivery)| (*user, vec![*delivery])).collect();
+        prop_assert_eq!(told, once);
+        for (user, submitted) in watched {
+            prop_assert_eq!(submitted.now_or_never(), Some(answers[&user]));
         }
     }
+}
+
+/// Settles a record that was refused before anybody completed its bytes.
+fn users_of_unfinished(record: Record, expected: &mut Expected) -> (SkuId, Vec<usize>) {
+    let sku = record.sku.clone();
+    let same = |user: &usize, skus: &[usize]| format!("S{}", skus[*user]) == sku.as_str();
+    let skus = expected.skus.clone();
+    let users: Vec<usize> =
+        expected.waiting.iter().filter(|user| same(user, &skus)).take(record.pending.commands()).copied().collect();
+    expected.waiting.retain(|user| !users.contains(user));
+    record.pending.settle(Report::Refused);
+    (sku, users)
 }
