@@ -137,6 +137,23 @@ impl Waiter {
     }
 }
 
+/// Wakes one waiter, for whoever knows that it waits in vain.
+pub struct Nudge(Arc<Mutex<Signal>>);
+
+impl Nudge {
+    /// Wakes it, without a decision.
+    pub fn wake(&self) {
+        wake(&self.0, None);
+    }
+}
+
+impl Waiter {
+    /// To wake this one from elsewhere.
+    pub fn nudge(&self) -> Nudge {
+        Nudge(Arc::clone(&self.signal))
+    }
+}
+
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut shard = self.waiters.shard(self.id);

@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -23,7 +22,7 @@ use super::views::{AcceptedView, ReservationView, status_url};
 use crate::admission::{Admitted, Publish, Refusal, Replay, ReserveRequest};
 use crate::clock::{Millis, rfc3339};
 use crate::ids::{self, IdempotencyKey, Metadata, Quantity, SkuId, Ticket, UserId};
-use crate::ingress::{Delivery, NotSent};
+use crate::ingress::{Delivery, NotSent, Submitted};
 use crate::inventory::{Command, Reserve};
 use crate::limits;
 use crate::origin::Origin;
@@ -131,7 +130,8 @@ fn quantity_of(units: i64) -> Quantity {
     u32::try_from(units).ok().and_then(Quantity::new).expect("checked to be 1 to 1000")
 }
 
-/// Publishes and answers. The publish runs in a task of its own: a client that hangs up must not leave its units provisional.
+/// Publishes and answers. What became of the publish is settled by whoever is told of it first, not by this future: a client that hangs up must
+/// not leave its units provisional.
 async fn publish(
     app: &Arc<App>,
     request: ReserveRequest,
@@ -141,32 +141,47 @@ async fn publish(
     wait: Option<Wait>,
 ) -> Result<Response, Problem> {
     let (id, partition, maybe_accepted) = (admitted.id, admitted.partition, admitted.maybe_accepted);
-    // Registered before the publish, so that no wake-up can fall between.
-    let waiting = wait.map(|wait| {
-        let (user, sku, metadata) = (request.user.clone(), request.sku.clone(), metadata.clone());
-        let asked = Reserve { id, user, sku, quantity: request.quantity, metadata };
-        Waiting { deadline: Instant::now() + wait.duration(), wait, waiter: app.waiters.register(id), asked }
-    });
     let received_at_us = admitted.received_at_us;
     let ReserveRequest { user, sku, quantity, .. } = request;
-    let command = Command::Reserve(Reserve { id, user, sku, quantity, metadata });
-    let sent = Sent { received_at_us, request_id: origin.request_id.to_string(), command };
-    let (tell, told) = oneshot::channel();
-    let (ingress, status) = (app.ingress.clone(), app.status.clone());
-    app.publishes.spawn(async move {
-        let delivery = ingress.submit_traced(partition, sent, origin.trace).await;
+    let asked = Reserve { id, user, sku, quantity, metadata };
+    // Registered before the publish, so that no wake-up can fall between.
+    let waiting = wait.map(|wait| Waiting {
+        wait,
+        deadline: Instant::now() + wait.duration(),
+        waiter: app.waiters.register(id),
+        asked: asked.clone(),
+    });
+    let nudge = waiting.as_ref().map(|waiting| waiting.waiter.nudge());
+    let sent = Sent { received_at_us, request_id: origin.request_id.to_string(), command: Command::Reserve(asked) };
+    let status = app.status.clone();
+    let submitted = app.ingress.submit_with(partition, sent, origin.trace, move |delivery| {
         if let Delivery::Delivered(ticket) = delivery {
             status.observe_delivered(ticket);
         }
         admitted.settle(&delivery);
-        let _ = tell.send(delivery); // the client may be gone; the settling was the point
+        // Whoever waits for a decision need not wake for the report, unless there will be no decision.
+        if let Some(nudge) = nudge.filter(|_| !matches!(delivery, Delivery::Delivered(_))) {
+            nudge.wake();
+        }
     });
-    // A task that ended without a word (it panicked) leaves it open whether the command was sent.
-    match told.await.unwrap_or(Delivery::Unknown) {
-        Delivery::Delivered(ticket) => match waiting {
-            Some(waiting) => Ok(waiting.decision(app, ticket).await),
-            None => Ok(accepted(app, id, Some(ticket))),
-        },
+    match waiting {
+        Some(waiting) => waiting.decision(app, submitted, maybe_accepted).await,
+        None => Ok(accepted(app, id, Some(ticket_of(app, submitted.await, id, maybe_accepted)?))),
+    }
+}
+
+/// Where the request stands in the log.
+///
+/// # Errors
+/// What its client is told if it is not there, or nobody knows.
+pub(super) fn ticket_of(
+    app: &App,
+    delivery: Delivery,
+    id: Uuid,
+    maybe_accepted: Option<Uuid>,
+) -> Result<Ticket, Problem> {
+    match delivery {
+        Delivery::Delivered(ticket) => Ok(ticket),
         Delivery::NotSent(why) => {
             note_unknown(app, maybe_accepted);
             Err(not_sent_now(why, maybe_accepted))
@@ -189,20 +204,27 @@ struct Waiting {
 
 impl Waiting {
     /// 200 with the decision if it comes in time, else the 202.
-    async fn decision(mut self, app: &Arc<App>, ticket: Ticket) -> Response {
-        while let Some(first) = app.woken(&mut self.waiter, self.deadline).await {
+    async fn decision(
+        mut self,
+        app: &Arc<App>,
+        mut submitted: Submitted,
+        maybe_accepted: Option<Uuid>,
+    ) -> Result<Response, Problem> {
+        loop {
+            let woken = app.woken(&mut self.waiter, self.deadline).await;
+            let ticket = ticket_of(app, (&mut submitted).await, self.asked.id, maybe_accepted)?;
+            let Some(first) = woken else { return Ok(accepted(app, self.asked.id, Some(ticket))) };
             match first.filter(|first| first.place == ticket.place) {
-                Some(first) => return decided(app, &first.row_of(self.asked, ticket), self.wait),
+                Some(first) => return Ok(decided(app, &first.row_of(self.asked, ticket), self.wait)),
                 // It was told of another record with the same id, or only that there is something to read. A read that fails costs a
                 // wake-up; the sweep brings the next one.
                 None => {
                     if let Ok(StatusAnswer { row: Some(row), .. }) = app.status.read(self.asked.id).await {
-                        return decided(app, &row, self.wait);
+                        return Ok(decided(app, &row, self.wait));
                     }
                 }
             }
         }
-        accepted(app, self.asked.id, Some(ticket))
     }
 }
 
