@@ -8,7 +8,8 @@
 //! - A refusal burns nothing: no key, no limit.
 //! - Units that the writer told Redis refuse nobody by themselves: Postgres confirms them, if it can be asked (`over_limit`).
 //! - A keyed request is looked up before it is refused, in Redis, then in Postgres; if it was accepted before, the answer is the replay.
-//! - A key is known by a decision or a delivery report and by nothing else. A pending marker means: publish again.
+//! - A key is known by a decision or a delivery report and by nothing else. A pending marker whose reservation has no row, and that this
+//!   process knows no report of (`unheard`), means: publish again.
 //! - A keyed request is refused for good only on two proofs. **The log**: all that stood in the SKU's partition when the request came is
 //!   decided, and no row has its id; so whatever any process had accepted by then is found, whether Redis heard of it or not. **Redis'
 //!   memory**: it has no marker and has forgotten nothing lately; so no earlier try of unknown outcome is still on its way. What lacks a
@@ -22,6 +23,7 @@ mod lag;
 mod over_limit;
 mod publish;
 mod redis_check;
+mod unheard;
 
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -36,6 +38,7 @@ use redis_check::RedisCheck;
 pub use catalogue::{Catalogue, Found, SoldOut};
 pub use lag::{Lag, LagClock, watch_partitions};
 pub use publish::Publish;
+pub use unheard::Unheard;
 
 /// A reserve request as it came in, with types that cannot be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,15 +156,22 @@ pub struct Admission {
     over_limit: Option<OverLimit>,
     cache: Option<Cache>,
     status: StatusReader,
+    unheard: Unheard,
 }
 
 impl Admission {
     /// Starts the tasks that ask Redis and Postgres for many requests at once; they end when the last handle is gone and what is queued is done.
     /// Without a `cache` everything is admitted unchecked. `status` looks up keyed requests that would be refused.
     pub fn start(cache: Option<Cache>, status: StatusReader, catalogue: Catalogue, tasks: &TaskTracker) -> Self {
-        let redis = cache.clone().map(|cache| RedisCheck::start(cache, tasks));
+        let unheard = Unheard::default();
+        let redis = cache.clone().map(|cache| RedisCheck::start(cache, unheard.clone(), tasks));
         let over_limit = cache.clone().map(|cache| OverLimit::start(catalogue.store().clone(), cache, tasks));
-        Self { catalogue, redis, over_limit, cache, status }
+        Self { catalogue, redis, over_limit, cache, status, unheard }
+    }
+
+    /// Where decisions that are heard are noted.
+    pub fn unheard(&self) -> Unheard {
+        self.unheard.clone()
     }
 
     /// Units of `sku` that `user` has asked for and that are not decided: a hint. `None` = nobody can say.

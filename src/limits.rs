@@ -227,7 +227,7 @@ pub const ADMISSION_QUEUE_MAX: usize = 10_000;
 /// Life of the marker of a keyed request: longer than the intake lag plus `MESSAGE_TIMEOUT`, so that Redis can vouch for absence.
 pub const KEY_MARKER_TTL: Duration = Duration::from_secs(3600);
 /// Life of one minute's hash of undecided units: an API killed in between locks nobody out for longer.
-pub const PROVISIONAL_TTL: Duration = Duration::from_secs(180);
+pub const PROVISIONAL_TTL: Duration = Duration::from_secs(120);
 /// Life of the hash of decided units per SKU, renewed by every batch.
 pub const USER_UNITS_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Users about whom Postgres is asked by one query, because Redis' decided units alone would refuse them.
@@ -253,10 +253,18 @@ pub const SETTLE_QUEUE_MAX: usize = 10_000;
 pub const SETTLE_PACE: Duration = Duration::from_millis(5);
 /// Of those in one call.
 pub const SETTLE_CALL_MAX: usize = 250;
+/// How long a decision is waited for before Redis is told that a keyed request is in the log: many times what a decision takes, so that a crowd
+/// costs no such call; far below [`INTAKE_LAG_MAX`], so that a writer that is behind leaves no key pending for long.
+pub const UNHEARD_FOR: Duration = Duration::from_millis(200);
+/// How often it is looked whether that time is over for some.
+pub const UNHEARD_LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Requests remembered for it, about 250 bytes each: half a second of the peak; beyond it Redis is told at once.
+pub const UNHEARD_MAX: usize = 20_000;
 /// How often Redis is told again that its memory has a gap, until it hears it; a request that comes sooner tells it on its way.
 pub const MEMORY_GAP_TELL_EVERY: Duration = Duration::from_millis(250);
-/// Redis' view of one minute reaches back this many minutes: with [`PROVISIONAL_TTL`], all that has not expired.
-pub const PROVISIONAL_MINUTES: i64 = 3;
+/// Redis' view of one minute reaches back this many minutes: with [`PROVISIONAL_TTL`], all that has not expired. Two reach back a minute at
+/// least, far beyond [`INTAKE_LAG_MAX`]; each is a look-up per request.
+pub const PROVISIONAL_MINUTES: i64 = 2;
 /// Commands on their way through one connection: far more than the callers have, so it only stops a leak.
 pub const REDIS_PIPELINE_MAX: usize = 1024;
 /// How long bytes sent to Redis may stay unacknowledged by its host before the connection counts as lost (`TCP_USER_TIMEOUT`).

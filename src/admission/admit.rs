@@ -15,7 +15,7 @@ use crate::clock::Millis;
 use crate::ids;
 use crate::inventory::Settings;
 use crate::limits;
-use crate::status;
+use crate::status::{self, StatusAnswer};
 use crate::store::{CatalogueEntry, UserOfSku};
 
 const MINUTE_US: i64 = 60_000_000;
@@ -106,13 +106,7 @@ impl Case<'_> {
         match (answer, refusal) {
             (AdmissionAnswer::Replay { id, ticket }, _) => Admitted::Replay(Replay { id, ticket, is_decided: false }),
             (AdmissionAnswer::KeyReused, _) => Admitted::Refused(Refusal::KeyReused),
-            // Never refused: its first try may be in the log. Nor can its SKU be unknown for good: it was known then.
-            (AdmissionAnswer::Pending { minute }, refusal) => {
-                self.publish(Try::Again { minute }).unwrap_or_else(|| {
-                    let id = self.key.as_ref().map(|key| key.id);
-                    Admitted::Refused(refusal.unwrap_or(Refusal::UnknownSku).of_maybe_accepted(id))
-                })
-            }
+            (AdmissionAnswer::Pending { minute }, refusal) => self.go_on(minute, refusal).await,
             (AdmissionAnswer::OverLimit { decided, undecided }, _) => {
                 self.over_limit(decided, undecided, memory_age).await
             }
@@ -124,6 +118,24 @@ impl Case<'_> {
                 self.publish(Try::First { is_proved }).unwrap_or(Admitted::Refused(Refusal::UnknownSku))
             }
         }
+    }
+
+    /// An earlier try has a pending marker: a replay if it is known to be in the log, else it is published again. Never refused: its first try
+    /// may be in the log. Nor can its SKU be unknown for good: it was known then.
+    async fn go_on(self, minute: i64, refusal: Option<Refusal>) -> Admitted {
+        if let Some(KeyMarker { id, .. }) = self.key {
+            if let Some(ticket) = self.admission.unheard.ticket(id) {
+                return Admitted::Replay(Replay { id, ticket: Some(ticket), is_decided: false });
+            }
+            // Its fingerprint is that of the marker. Who can't read publishes again: that is never wrong.
+            if let Ok(StatusAnswer { row: Some(row), .. }) = self.admission.status.read(id).await {
+                return Admitted::Replay(Replay { id, ticket: Some(row.ticket), is_decided: true });
+            }
+        }
+        self.publish(Try::Again { minute }).unwrap_or_else(|| {
+            let id = self.key.as_ref().map(|key| key.id);
+            Admitted::Refused(refusal.unwrap_or(Refusal::UnknownSku).of_maybe_accepted(id))
+        })
     }
 
     /// Redis says that the user would pass the limit. What was asked for and not decided it forgets within minutes. What the writer told it
@@ -252,6 +264,7 @@ impl Case<'_> {
             taken: matches!(this_try, Try::First { .. }).then(taken),
             minute: self.minute(),
             redis: self.admission.redis.clone(),
+            unheard: self.admission.unheard.clone(),
             lag: self.admission.catalogue.lag().clone(),
         };
         Some(Admitted::Publish(Publish {

@@ -1,9 +1,12 @@
 //! A request that may go into the log, and what Redis is told when it is known what became of it.
 
+use std::time::Instant;
+
 use uuid::Uuid;
 
 use super::Lag;
 use super::redis_check::{RedisCheck, Told};
+use super::unheard::Unheard;
 use crate::cache::{KeyMarker, SettleItem};
 use crate::ids::{Quantity, SkuId, UserId};
 use crate::ingress::Delivery;
@@ -38,6 +41,7 @@ pub(super) struct Settle {
     pub(super) minute: i64,
     /// Absent without Redis.
     pub(super) redis: Option<RedisCheck>,
+    pub(super) unheard: Unheard,
     pub(super) lag: Lag,
 }
 
@@ -64,6 +68,12 @@ impl Settle {
             self.lag.observe_delivered(*ticket);
         }
         let item = match (*delivery, self.key.take(), self.taken.take()) {
+            (Delivery::Delivered(ticket), Some(key), _) if self.has_marker => {
+                match self.unheard.delivered(key, ticket, Instant::now()) {
+                    Some(item) => item,
+                    None => return, // the decision will tell
+                }
+            }
             (Delivery::Delivered(ticket), Some(key), _) => SettleItem::Delivered { key, ticket },
             (Delivery::NotSent(_), key, Some(Taken { user, sku, quantity, minute })) => {
                 SettleItem::NotSent { user, sku, quantity, minute, key }

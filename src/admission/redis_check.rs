@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::unheard::Unheard;
 use crate::batcher::{Batcher, batcher, gather_paced};
 use crate::cache::{AdmissionAnswer, AdmissionItem, AdmissionRead, Cache, SettleItem};
 use crate::limits;
@@ -40,7 +42,7 @@ pub(super) struct RedisCheck {
 }
 
 impl RedisCheck {
-    pub(super) fn start(cache: Cache, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(cache: Cache, unheard: Unheard, tasks: &TaskTracker) -> Self {
         let (checks, mut asked) = batcher(limits::ADMISSION_QUEUE_MAX);
         let (settles, settled) = mpsc::channel(limits::SETTLE_QUEUE_MAX);
         let is_memory_gapped = Arc::new(AtomicBool::new(false));
@@ -54,7 +56,7 @@ impl RedisCheck {
                 answers.give(check(&front, &gapped, &items).await);
             }
         });
-        tasks.spawn(settle_all(cache, Arc::clone(&is_memory_gapped), settled));
+        tasks.spawn(settle_all(cache, Arc::clone(&is_memory_gapped), settled, unheard));
         Self { checks, settles, is_memory_gapped }
     }
 
@@ -96,10 +98,19 @@ async fn check(cache: &Cache, is_memory_gapped: &AtomicBool, items: &[AdmissionI
 
 /// Best effort: what Redis is not told expires, and until then it is stricter than it need be; of a gap in its memory it is told until it
 /// hears it, also if no request comes to tell it on its way.
-async fn settle_all(cache: Cache, is_memory_gapped: Arc<AtomicBool>, mut settled: mpsc::Receiver<Told>) {
+async fn settle_all(
+    cache: Cache,
+    is_memory_gapped: Arc<AtomicBool>,
+    mut settled: mpsc::Receiver<Told>,
+    unheard: Unheard,
+) {
     let mut gathered = Vec::with_capacity(limits::SETTLE_CALL_MAX);
     let mut was_failing = false;
     let mut pace = Pace::new(limits::SETTLE_PACE, Instant::now());
+    let (mut looks, mut gaps) = (interval(limits::UNHEARD_LOOK_EVERY), interval(limits::MEMORY_GAP_TELL_EVERY));
+    for ticks in [&mut looks, &mut gaps] {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     loop {
         let is_gapped = is_memory_gapped.load(Ordering::SeqCst);
         tokio::select! {
@@ -108,27 +119,40 @@ async fn settle_all(cache: Cache, is_memory_gapped: Arc<AtomicBool>, mut settled
                     break;
                 }
             }
-            () = tokio::time::sleep(limits::MEMORY_GAP_TELL_EVERY), if is_gapped => {
+            _ = gaps.tick(), if is_gapped => {
                 check(&cache, &is_memory_gapped, &[]).await;
+                continue;
+            }
+            _ = looks.tick() => {
+                tell(&cache, &unheard.take_due(Instant::now()), &mut was_failing).await;
                 continue;
             }
         }
         gather_paced(&mut settled, &mut gathered, limits::SETTLE_CALL_MAX, &mut pace).await;
         let is_gap_if_lost = gathered.iter().any(|told| told.is_gap_if_lost);
         let items: Vec<SettleItem> = gathered.drain(..).map(|told| told.item).collect();
-        let said = cache.settle(&items).await;
-        if said.is_err() && is_gap_if_lost {
+        if !tell(&cache, &items, &mut was_failing).await && is_gap_if_lost {
             is_memory_gapped.store(true, Ordering::SeqCst);
         }
-        if let Err(error) = &said
-            && !was_failing
-        {
-            warn!(error = error as &dyn std::error::Error, "provisional units and markers expire by themselves");
-        }
-        was_failing = said.is_err();
     }
+    tell(&cache, &unheard.take_all(), &mut was_failing).await;
     // The last chance of a process that ends.
     if is_memory_gapped.load(Ordering::SeqCst) {
         check(&cache, &is_memory_gapped, &[]).await;
     }
+}
+
+/// Whether Redis heard all of it.
+async fn tell(cache: &Cache, items: &[SettleItem], was_failing: &mut bool) -> bool {
+    for call in items.chunks(limits::SETTLE_CALL_MAX) {
+        if let Err(error) = cache.settle(call).await {
+            if !std::mem::replace(was_failing, true) {
+                warn!(error = &error as &dyn std::error::Error, "provisional units and markers expire by themselves");
+            }
+            // Each call that fails takes its deadline; the next look finds out whether Redis is back.
+            return false;
+        }
+        *was_failing = false;
+    }
+    true
 }

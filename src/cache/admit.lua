@@ -2,7 +2,8 @@
 --
 -- ARGV: prefix, '1' if keyed requests may be in the log that this instance was not told of, life of provisional units (s), life of a marker (s),
 --       minutes that provisional units are summed over,
---       then 8 per request: user, sku, quantity, limit, minute, '1' if refused already, marker name ('' = no key), id and fingerprint.
+--       then groups of requests that follow each other and have the first five in common: sku, limit, minute, '1' if refused already, number of
+--       requests, and for each: user, quantity, Redis key of its marker ('' = no key), id and fingerprint.
 -- A marker is: state ('P' pending, 'R' pending and tried again, 'K' known), 32 digits of id, 16 of fingerprint, then the ticket of a
 -- known one if it was told, or the minute that the units of a pending one were taken from.
 -- Returns: age of this instance's memory (ms), then one answer per request:
@@ -10,18 +11,19 @@
 --       id and ticket = replay.
 --
 -- Reads come first, one per hash for all users together, and writes last, again one per hash: 250 requests of one SKU are a handful of
--- commands. In between everything is kept in tables, so that a later request of the same call sees what an earlier one did.
-local FIRST, WIDTH = 6, 8
+-- commands. In between everything is kept in tables, so that a later request of the same call sees what an earlier one did. What is not
+-- there is not kept: a crowd is made of users and keys that nobody knows, and each entry of a table costs more than its request's arguments.
+local FIRST, HEAD, WIDTH = 6, 5, 4
+local call = redis.call
 local prefix, minutes = ARGV[1], tonumber(ARGV[5])
-local count = (#ARGV - FIRST + 1) / WIDTH
 
 local function memory_age()
-  local time = redis.call('TIME')
+  local time = call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local birth = ARGV[2] == '0' and redis.call('GET', prefix .. 'birth')
+  local birth = ARGV[2] == '0' and call('GET', prefix .. 'birth')
   if not birth then
     birth = now
-    redis.call('SET', prefix .. 'birth', string.format('%.0f', now))
+    call('SET', prefix .. 'birth', string.format('%.0f', now))
   end
   return math.max(0, now - tonumber(birth))
 end
@@ -30,42 +32,36 @@ local function queued_key(sku, minute)
   return prefix .. 'q:' .. sku .. ':' .. minute
 end
 
--- Which markers and which fields of which hashes are needed.
-local names, markers = {}, {}
+-- Which markers and which fields of which hashes are needed; one that is needed twice may be read twice.
+local keys, markers = {}, {}
 local skus = {}
-for i = 0, count - 1 do
-  local at = FIRST + i * WIDTH
-  local name = ARGV[at + 6]
-  if name ~= '' and markers[name] == nil then
-    markers[name] = false
-    names[#names + 1] = name
-  end
-  if ARGV[at + 5] == '0' then
-    local user, sku, minute = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 4])
-    local of = skus[sku]
+local at = FIRST
+while at <= #ARGV do
+  local sku, minute, is_refused, last = ARGV[at], tonumber(ARGV[at + 2]), ARGV[at + 3] == '1', at + HEAD + WIDTH * ARGV[at + 4] - 1
+  local of = skus[sku]
+  if not is_refused then
     if not of then
-      of = { users = {}, is_listed = {}, decided = {}, queued = {}, touched = {} }
+      of = { users = {}, decided = {}, queued = {}, touched = {} }
       skus[sku] = of
     end
-    if not of.is_listed[user] then
-      of.is_listed[user] = true
-      of.users[#of.users + 1] = user
-    end
-    for m = minute - minutes + 1, minute do
-      of.queued[m] = of.queued[m] or {}
-    end
+    for m = minute - minutes + 1, minute do of.queued[m] = of.queued[m] or {} end
   end
+  for item = at + HEAD, last, WIDTH do
+    if ARGV[item + 2] ~= '' then keys[#keys + 1] = ARGV[item + 2] end
+    if not is_refused then of.users[#of.users + 1] = ARGV[item] end
+  end
+  at = last + 1
 end
 
 -- Reads.
-if #names > 0 then
-  local keys = {}
-  for i, name in ipairs(names) do keys[i] = prefix .. 'k:' .. name end
-  for i, marker in ipairs(redis.call('MGET', unpack(keys))) do markers[names[i]] = marker end
+if #keys > 0 then
+  for i, marker in ipairs(call('MGET', unpack(keys))) do
+    if marker then markers[keys[i]] = marker end
+  end
 end
 local function read_units(key, users, into)
-  for i, units in ipairs(redis.call('HMGET', key, unpack(users))) do
-    into[users[i]] = units and tonumber(units) or 0
+  for i, units in ipairs(call('HMGET', key, unpack(users))) do
+    if units then into[users[i]] = tonumber(units) end
   end
 end
 for sku, of in pairs(skus) do
@@ -79,45 +75,50 @@ local function shown(units)
 end
 
 -- One request after the other.
-local function take_units(user, sku, quantity, limit, minute)
-  local of = skus[sku]
-  local decided, undecided = of.decided[user], 0
-  for m = minute - minutes + 1, minute do undecided = undecided + of.queued[m][user] end
+local function take_units(of, user, quantity, limit, minute)
+  local decided, undecided = of.decided[user] or 0, 0
+  for m = minute - minutes + 1, minute do undecided = undecided + (of.queued[m][user] or 0) end
   if decided + undecided + quantity > limit then return string.format('L%d %d', shown(decided), shown(undecided)) end
-  of.queued[minute][user] = of.queued[minute][user] + quantity
+  local units = (of.queued[minute][user] or 0) + quantity
+  of.queued[minute][user] = units
   of.touched[minute] = of.touched[minute] or {}
-  of.touched[minute][user] = of.queued[minute][user]
+  of.touched[minute][user] = units
   return nil
 end
 
 local answers = { memory_age() }
-for i = 0, count - 1 do
-  local at = FIRST + i * WIDTH
-  local name, id_and_fingerprint = ARGV[at + 6], ARGV[at + 7]
-  local marker = markers[name]
-  local answer
-  if marker then
-    if string.sub(marker, 34, 49) ~= string.sub(id_and_fingerprint, 33, 48) then
-      answer = 2
-    elseif string.sub(marker, 1, 1) == 'K' then
-      answer = string.sub(marker, 2, 33) .. string.sub(marker, 50)
+at = FIRST
+while at <= #ARGV do
+  local of, limit, minute, is_refused = skus[ARGV[at]], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 3] == '1'
+  local last = at + HEAD + WIDTH * ARGV[at + 4] - 1
+  for item = at + HEAD, last, WIDTH do
+    local key, id_and_fingerprint = ARGV[item + 2], ARGV[item + 3]
+    local marker = markers[key]
+    local answer
+    if marker then
+      if string.sub(marker, 34, 49) ~= string.sub(id_and_fingerprint, 33, 48) then
+        answer = 2
+      elseif string.sub(marker, 1, 1) == 'K' then
+        answer = string.sub(marker, 2, 33) .. string.sub(marker, 50)
+      else
+        answer = 'P' .. string.sub(marker, 50)
+        -- This try is published under the first one's marker: from now on the failure of one try says nothing about the key.
+        markers[key] = 'R' .. string.sub(marker, 2)
+        call('SET', key, markers[key], 'EX', ARGV[4])
+      end
+    elseif is_refused then
+      answer = 3
     else
-      answer = 'P' .. string.sub(marker, 50)
-      -- This try is published under the first one's marker: from now on the failure of one try says nothing about the key.
-      markers[name] = 'R' .. string.sub(marker, 2)
-      redis.call('SET', prefix .. 'k:' .. name, markers[name], 'EX', ARGV[4])
+      local over = take_units(of, ARGV[item], tonumber(ARGV[item + 1]), limit, minute)
+      answer = over or 0
+      if not over and key ~= '' then
+        markers[key] = 'P' .. id_and_fingerprint .. ARGV[at + 2]
+        call('SET', key, markers[key], 'EX', ARGV[4])
+      end
     end
-  elseif ARGV[at + 5] == '1' then
-    answer = 3
-  else
-    local over = take_units(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]))
-    answer = over or 0
-    if not over and name ~= '' then
-      markers[name] = 'P' .. id_and_fingerprint .. ARGV[at + 4]
-      redis.call('SET', prefix .. 'k:' .. name, markers[name], 'EX', ARGV[4])
-    end
+    answers[#answers + 1] = answer
   end
-  answers[i + 2] = answer
+  at = last + 1
 end
 
 -- Writes.
@@ -128,8 +129,8 @@ for sku, of in pairs(skus) do
       fields[#fields + 1] = user
       fields[#fields + 1] = units
     end
-    redis.call('HSET', queued_key(sku, minute), unpack(fields))
-    redis.call('EXPIRE', queued_key(sku, minute), ARGV[3])
+    call('HSET', queued_key(sku, minute), unpack(fields))
+    call('EXPIRE', queued_key(sku, minute), ARGV[3])
   end
 end
 return answers

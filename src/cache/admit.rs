@@ -52,18 +52,33 @@ fn script_call<'a>(inner: &'a Inner, items: &[AdmissionItem], is_memory_new: boo
     let mut call = ScriptCall::new(&inner.scripts.admit, &inner.prefix);
     call.arg(u8::from(is_memory_new));
     call.arg(limits::PROVISIONAL_TTL.as_secs()).arg(limits::KEY_MARKER_TTL.as_secs()).arg(limits::PROVISIONAL_MINUTES);
-    for item in items {
-        call.arg(item.user.as_str()).arg(item.sku.as_str()).arg(item.quantity.get()).arg(item.limit);
-        call.arg(item.minute).arg(u8::from(item.refused_already));
-        marker_args(&mut call, item.key.as_ref());
+    for group in items.chunk_by(|a, b| is_alike(a, b)) {
+        let AdmissionItem { sku, limit, minute, refused_already, .. } = &group[0];
+        call.arg(sku.as_str()).arg(*limit).arg(*minute).arg(u8::from(*refused_already)).arg(group.len());
+        for item in group {
+            call.arg(item.user.as_str()).arg(item.quantity.get());
+            match &item.key {
+                Some(key) => call.arg(format!("{}k:{}", inner.prefix, key.name)).arg(id_and_fingerprint(key)),
+                None => call.arg("").arg(""),
+            };
+        }
     }
     call
+}
+
+/// Whether two requests are of one group: a crowd's are, and what they have in common is said once.
+fn is_alike(a: &AdmissionItem, b: &AdmissionItem) -> bool {
+    a.sku == b.sku && a.limit == b.limit && a.minute == b.minute && a.refused_already == b.refused_already
+}
+
+fn id_and_fingerprint(key: &KeyMarker) -> String {
+    format!("{}{}", key.id.simple(), key.fingerprint)
 }
 
 /// Marker name, then id and fingerprint in one; both empty without a key.
 pub(super) fn marker_args(call: &mut ScriptCall<'_>, key: Option<&KeyMarker>) {
     match key {
-        Some(key) => call.arg(&key.name).arg(format!("{}{}", key.id.simple(), key.fingerprint)),
+        Some(key) => call.arg(&key.name).arg(id_and_fingerprint(key)),
         None => call.arg("").arg(""),
     };
 }

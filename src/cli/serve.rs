@@ -204,8 +204,10 @@ impl Api {
             stop_waiting.clone(),
             limits::WAITER_SWEEP_EVERY,
         );
+        let admission = Admission::start(Some(cache.clone()), status.clone(), catalogue.clone(), &services);
+        let unheard = admission.unheard();
         let app = App {
-            admission: Admission::start(Some(cache.clone()), status.clone(), catalogue.clone(), &services),
+            admission,
             catalogue: catalogue.clone(),
             ingress: ingress.clone(),
             waiters: waiters.clone(),
@@ -227,7 +229,7 @@ impl Api {
                 catalogue.run(stop).await;
             }
         });
-        let subscribed = subscription::run(cache.clone(), waiters.clone(), catalogue.clone(), stop.clone());
+        let subscribed = subscription::run(cache.clone(), waiters.clone(), catalogue.clone(), unheard, stop.clone());
         background.spawn_infallible("subscription", subscribed);
         background.spawn_infallible("sweep", waiters::sweep(waiters.clone(), store.clone(), stop.clone()));
         let watched = watch_partitions(catalogue, store.clone(), log_ends.clone(), config.topic.clone(), stop.clone());

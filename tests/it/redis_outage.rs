@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flashsale::admission::Catalogue;
+use flashsale::admission::{Catalogue, Unheard};
 use flashsale::cache::{AdmissionItem, Cache, CacheError};
 use flashsale::effects::{BatchEffects, DecidedId, Effects, SkuHint};
 use flashsale::ids::{self, Quantity};
@@ -128,7 +128,8 @@ async fn a_batch_of_another_process_wakes_and_flags_here() {
     let url = services.address("REDIS_URL");
     let (here, there) = (Cache::new(&url, "t:").expect("legal"), Cache::new(&url, "t:").expect("legal"));
     let (waiters, catalogue, stop) = (Waiters::default(), Catalogue::new(db.store()), CancellationToken::new());
-    let listening = tokio::spawn(subscription::run(here, waiters.clone(), catalogue.clone(), stop.clone()));
+    let listening =
+        tokio::spawn(subscription::run(here, waiters.clone(), catalogue.clone(), Unheard::default(), stop.clone()));
     let effects = Effects::start(Some(there.clone()), Waiters::default(), None);
 
     // Until the subscription stands, messages go nowhere: so tell it until somebody hears.

@@ -148,14 +148,14 @@ async fn one_call_answers_as_many_calls_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn units_of_three_minutes_and_decided_ones_count() {
+async fn units_of_two_minutes_and_decided_ones_count() {
     let space = Space::fresh().await;
     assert!(space.cache.apply_effects(&effects(1, 1, &[("u", 1)], &[])).await.expect("applied"));
     let at = |minute: i64, quantity: u32| AdmissionItem { minute: MINUTE + minute, ..item("u", "s", quantity, 6) };
-    assert_eq!(space.admit(&[at(0, 1), at(1, 1), at(2, 1)]).await, [Admitted, Admitted, Admitted]);
-    assert_eq!(space.admit_one(&at(2, 3)).await, OverLimit { decided: 1, undecided: 3 });
-    assert_eq!(space.admit_one(&at(3, 3)).await, Admitted, "the first minute has passed");
-    assert_eq!(space.admit_one(&at(3, 1)).await, OverLimit { decided: 1, undecided: 5 });
+    assert_eq!(space.admit(&[at(0, 2), at(1, 1)]).await, [Admitted, Admitted]);
+    assert_eq!(space.admit_one(&at(1, 3)).await, OverLimit { decided: 1, undecided: 3 });
+    assert_eq!(space.admit_one(&at(2, 3)).await, Admitted, "the first minute has passed");
+    assert_eq!(space.admit_one(&at(2, 2)).await, OverLimit { decided: 1, undecided: 4 });
 }
 
 #[tokio::test]

@@ -75,7 +75,6 @@ impl Http {
         let catalogue = Catalogue::new(store.clone());
         let clock = Arc::new(SystemClock);
         tokio::spawn(catalogue.clone().run(stop.clone()));
-        tokio::spawn(subscription::run(cache.clone(), waiters.clone(), catalogue.clone(), stop.clone()));
         tokio::spawn(waiters::sweep(waiters.clone(), reads.clone(), stop.clone()));
         let watch =
             watch_partitions(catalogue.clone(), store.clone(), log_ends.clone(), topic.to_owned(), stop.clone());
@@ -90,9 +89,12 @@ impl Http {
             stop.clone(),
             limits::COMMAND_POLL_EVERY,
         );
+        let admission = Admission::start(Some(cache.clone()), status.clone(), catalogue.clone(), &services);
+        let unheard = admission.unheard();
+        tokio::spawn(subscription::run(cache, waiters.clone(), catalogue.clone(), unheard, stop.clone()));
         let event_streams = Arc::new(Semaphore::new(limits::EVENT_STREAMS_MAX));
         let app = Arc::new(App {
-            admission: Admission::start(Some(cache), status.clone(), catalogue.clone(), &services),
+            admission,
             catalogue,
             ingress: ingress.clone(),
             reservations: ReservationCommands::new(commands.clone(), status.clone()),
