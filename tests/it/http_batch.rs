@@ -8,6 +8,8 @@ use futures_util::future::poll_immediate;
 use serde_json::{Value, json};
 
 use crate::support::app::{Answer, Http};
+use crate::support::consumer::World;
+use crate::support::kafka::fresh_name;
 use crate::support::sale::{Sale, WAIT};
 use crate::support::wait::wait_for;
 
@@ -353,6 +355,41 @@ async fn a_sold_out_key_that_must_be_looked_up_holds_nobody_up() {
     let users: BTreeSet<&str> =
         items(&told)[100..].iter().filter_map(|item| item["reservation"]["user_id"].as_str()).collect();
     assert_eq!(users.len(), 100);
+    consumer.stop().await;
+    sale.world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_come_with_their_batch_and_nothing_is_read() {
+    let world = World::fresh(2).await;
+    let prefix = fresh_name("prefix");
+    let telling = Http::over_world_without_reads(&world, &prefix);
+    let waiters = telling.waiters.clone();
+    let consumer = world.consume_changed(|deps| deps.waiters = waiters);
+    let mut sale = Sale { http: Http::over_world(&world), world };
+    assert_eq!(sale.put("s", json!({"on_hand": 200, "user_limit": 1})).await.status, 201);
+    let asks: Vec<Value> = (0..250)
+        .map(|n| {
+            let mut ask = item(&format!("u-{n}"), "s", 1);
+            ask["metadata"] = json!({"n": n.to_string()});
+            ask
+        })
+        .collect();
+    let reading = std::mem::replace(&mut sale.http, telling);
+    let told = sale.ask_for_many(&asks, &[WAIT]).await;
+    sale.http = reading;
+    assert_eq!(words(&told)[..200], ["RESERVED"; 200]);
+    assert_eq!(words(&told)[200..], ["SOLD_OUT"; 50]);
+    let listed = sale.get(&format!("/v1/reservations?ids={}", ids(&told).join(","))).await;
+    let stored = listed.body["items"].as_array().expect("items");
+    assert_eq!(stored.len(), 250);
+    for (told, stored) in items(&told).iter().zip(stored) {
+        let [mut told, mut stored] = [&told["reservation"], stored].map(Value::clone);
+        for part in [&mut told, &mut stored] {
+            part.as_object_mut().expect("a reservation").remove("expires_in_seconds");
+        }
+        assert_eq!(told, stored, "what was told is what was stored");
+    }
     consumer.stop().await;
     sale.world.finish().await;
 }
