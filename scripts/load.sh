@@ -5,6 +5,8 @@
 #     headline          one SKU, keyed, each POST answered with its decision (Prefer: wait), at LOAD_RATE
 #     half              the same at half the rate: latencies are those of this one
 #     unkeyed           the headline without Idempotency-Key
+#     batch             the headline in calls of 250 (LOAD_BATCH), on 32 connections
+#     batch-unkeyed     the same without keys
 #     post              202, and the decisions asked for after the rush
 #     zipf              the headline on ten SKUs, Zipf's law
 #     burst             the headline, half of it in a tenth of the time
@@ -94,10 +96,11 @@ P
 arm() { # name
   local name=$1 half=$((RATE / 2)) n round=0 traced
   case $name in
-    headline | half | unkeyed | post | burst | zipf)
-      local rate=$RATE more=(--wait 10) skus=$name
+    headline | half | unkeyed | post | burst | zipf | batch | batch-unkeyed)
+      local rate=$RATE more=(--wait 10) skus=$name CONNECTIONS=$CONNECTIONS
       [ "$name" != half ] || rate=$half
-      [ "$name" != unkeyed ] || more+=(--unkeyed)
+      [[ $name != *unkeyed ]] || more+=(--unkeyed)
+      [[ $name != batch* ]] || more+=(--batch "${LOAD_BATCH:-250}") CONNECTIONS=32
       [ "$name" != post ] || more=()
       [ "$name" != burst ] || more+=(--profile burst)
       sku "$name" 100000000

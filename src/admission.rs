@@ -25,6 +25,8 @@ mod publish;
 mod redis_check;
 mod unheard;
 
+use std::pin::Pin;
+
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -65,6 +67,17 @@ pub enum Admitted {
     /// Refuse it; nothing happened.
     Refused(Refusal),
 }
+
+/// What admission says of many requests, each by its place among them.
+pub struct AdmittedMany<'a> {
+    /// Said at once.
+    pub now: Vec<(usize, Admitted)>,
+    /// Not said before Postgres, or the end of the log, was asked: the others need not wait for it.
+    pub later: Vec<(usize, Later<'a>)>,
+}
+
+/// What will be said of one request.
+pub type Later<'a> = Pin<Box<dyn Future<Output = Admitted> + Send + 'a>>;
 
 /// A request that was accepted before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,5 +202,11 @@ impl Admission {
     /// [`crate::limits::ABSENCE_PROOF_WAIT`] for a look at Postgres and at the log's end.
     pub async fn admit(&self, request: &ReserveRequest) -> Admitted {
         admit::admit(self, request).await
+    }
+
+    /// The same for up to [`crate::limits::RESERVATIONS_PER_CALL_MAX`] requests, in their order, with one call to Redis, as if each were asked after
+    /// the one before it.
+    pub async fn admit_many<'a>(&'a self, requests: &'a [ReserveRequest]) -> AdmittedMany<'a> {
+        admit::admit_many(self, requests).await
     }
 }

@@ -1,6 +1,6 @@
 //! HTTP: the first and the last module that a request meets.
 //!
-//! Two listeners. The public one serves buyers: `reserve` (parse, admit, publish, answer), `reservations` (follow),
+//! Two listeners. The public one serves buyers: `reserve` (parse, admit, publish, answer), `reserve_many` (the same for many at once), `reservations` (follow),
 //! `reservation_commands` (confirm, cancel, extend), `events` (follow as a stream), `lists`, `skus` (look). The admin one serves operators and probes: `admin_skus` (look),
 //! `sku_changes`, [`health`]. [`mod@frame`] surrounds every request of both; [`problem`] is the
 //! one place that knows how an error looks; `openapi` documents all of it, and `/docs` shows it.
@@ -28,6 +28,7 @@ mod refusals;
 mod reservation_commands;
 mod reservations;
 mod reserve;
+mod reserve_many;
 mod sku_bodies;
 mod sku_changes;
 mod skus;
@@ -59,7 +60,8 @@ use problem::{Code, Problem};
 
 fn public_routes() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::with_openapi(openapi::base("flashsale"))
-        .routes(routes!(reserve::reserve))
+        .routes(routes!(reserve::reserve, reservations::get_reservations))
+        .routes(routes!(reserve_many::reserve_many))
         .routes(routes!(reservations::get_reservation))
         .routes(routes!(reservation_commands::confirm))
         .routes(routes!(reservation_commands::cancel))

@@ -3,7 +3,8 @@
 //!
 //! # A guided tour, in the order of the flow
 //!
-//! A request enters through [`http`], which parses it into types that cannot be wrong ([`ids`], [`inventory`]'s commands). [`admission`]
+//! A request enters through [`http`], alone or with others in one call, which parses it into types that cannot be wrong ([`ids`],
+//! [`inventory`]'s commands). [`admission`]
 //! refuses what can be refused from memory and from one Redis call for many requests ([`cache`]). [`ingress`] collects what is in flight
 //! and publishes it, in the bytes of [`wire`], through [`kafka`]: 202 is said after the broker's delivery report, not before.
 //!

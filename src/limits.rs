@@ -6,7 +6,7 @@
 //!
 //! # What refuses first
 //!
-//! A crowd for SKUs that are known meets one of three bounds, each of which answers 503 `OVERLOADED` at once. (A scan of unknown SKUs meets
+//! A crowd for SKUs that are known meets one of these bounds, each of which answers 503 `OVERLOADED` at once. (A scan of unknown SKUs meets
 //! [`SKU_LOOKUPS_MAX`], a crowd that changes undecided reservations [`LOG_RECORDS_READ_AT_ONCE`]. [`ADMISSION_QUEUE_MAX`] refuses nobody:
 //! what it can't hold passes unchecked.)
 //! - **One hot SKU, and the broker is slow: [`LANE_QUEUE_MAX`].** A lane sends up to [`PUBLISH_COMMANDS_MAX`] in one flight and fills when
@@ -14,6 +14,7 @@
 //!   answers later. It is under a third of [`HTTP_IN_FLIGHT_MAX`], so that one stuck partition leaves room for the others.
 //! - **Many parked clients: [`HTTP_IN_FLIGHT_MAX`].** A `Prefer: wait` holds a place for its whole wait: 30,000 of them at once make every
 //!   call of the public listener 503, each GET included. The admin listener has places of its own, so probes go on.
+//! - **Many calls of many: [`RESERVATIONS_CALLS_MAX`].** The same for the calls that ask for up to 250 reservations: full, they hold as many.
 //! - **The writer is behind: [`INTAKE_LAG_MAX`].** Neither of the others is full then: what was accepted is in the log and has its 202.
 
 use std::time::Duration;
@@ -24,6 +25,10 @@ mod relations;
 
 /// Bytes of a request body; the largest legal single reservation is under 2 KiB.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Reservations that one call may ask for or read: a full batch of the writer, and one call of the admission script.
+pub const RESERVATIONS_PER_CALL_MAX: usize = 250;
+/// Bytes of the body of a call that asks for many reservations: 250 usual ones are under 32 KiB, 250 of 500 bytes fit.
+pub const RESERVATIONS_BODY_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of all request headers together: 250 ids in a query string and a few long headers fit.
 pub const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Characters of a user or SKU id.
@@ -154,6 +159,9 @@ pub const ADMIN_DECISION_WAIT: Duration = Duration::from_secs(5);
 pub const RESERVATION_DECISION_WAIT: Duration = Duration::from_secs(2);
 /// How often a command that nobody wakes us for (on the command line) is looked for.
 pub const COMMAND_POLL_EVERY: Duration = Duration::from_millis(50);
+/// Calls that ask for many reservations inside the public listener at once, those that wait included; beyond it 503 `OVERLOADED` at once.
+/// Together they hold as many reservations as [`HTTP_IN_FLIGHT_MAX`] single calls.
+pub const RESERVATIONS_CALLS_MAX: usize = HTTP_IN_FLIGHT_MAX / RESERVATIONS_PER_CALL_MAX;
 /// Items of one page that a list may be asked for.
 pub const PAGE_ITEMS_MAX: usize = 500;
 /// Items of one page if nothing is said.
@@ -192,6 +200,8 @@ pub const ABSENCE_BELIEVED_FOR: Duration = Duration::from_millis(900);
 pub const ABSENT_SKUS_MAX: usize = 10_000;
 /// Unknown SKUs being looked up at once; beyond it 503 `OVERLOADED`.
 pub const SKU_LOOKUPS_MAX: usize = 64;
+/// Of those, for one call that asks for many reservations: a call of 250 unknown SKUs must not make everybody else's `OVERLOADED`.
+pub const SKU_LOOKUPS_PER_CALL: usize = 16;
 /// How long a sold-out flag in a process lives without being renewed from Postgres: a restock shows within it.
 pub const SOLD_OUT_LEASE: Duration = Duration::from_secs(1);
 /// How often flagged SKUs are read again; under the lease, so that a flag does not flicker.
@@ -224,6 +234,8 @@ pub const ADMISSION_CALL_MAX: usize = 250;
 pub const ADMISSION_PACE: Duration = Duration::from_millis(2);
 /// Requests waiting for the admission script; beyond it they are admitted unchecked and counted.
 pub const ADMISSION_QUEUE_MAX: usize = 10_000;
+/// Calls of many requests waiting for it; as many requests, full, as [`ADMISSION_QUEUE_MAX`].
+pub const ADMISSION_GROUPS_MAX: usize = ADMISSION_QUEUE_MAX / RESERVATIONS_PER_CALL_MAX;
 /// Life of the marker of a keyed request: longer than the intake lag plus `MESSAGE_TIMEOUT`, so that Redis can vouch for absence.
 pub const KEY_MARKER_TTL: Duration = Duration::from_secs(3600);
 /// Life of one minute's hash of undecided units: an API killed in between locks nobody out for longer.
@@ -429,6 +441,8 @@ pub const LIST_CHUNK: usize = 1_000;
 pub const LIST_TIME: Duration = Duration::from_secs(1);
 /// Queries of the status reader at once: a slow one must not stop all others.
 pub const STATUS_READS_AT_ONCE: usize = 4;
+/// Beside them, those of calls about many reservations, each a query of its own. With both, connections are left for everybody else.
+pub const STATUS_READS_OF_MANY_AT_ONCE: usize = 2;
 
 // ---- events out -------------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@
 //! then, also if no connection was free. Buyers are patient: what may have been lost, or is refused for now, is sent again with the same key,
 //! on the same connection; so a service that refuses everybody for now is asked by as many buyers as there are connections.
 //!
+//! With `batch` a call asks for many: each item is a request of its own, judged by its own answer.
+//!
 //! Each thread has a runtime, connections and a `tally` of its own; they share the next request's number and nothing else. Three phases, which
 //! all threads begin together: connect, the rush, and `follow` for what the rush left undecided. CPU time is that of the rush.
 
@@ -59,6 +61,8 @@ pub struct Plan {
     pub patience: Duration,
     /// `Prefer: wait`, in whole seconds: the answer brings the decision.
     pub wait: Option<Duration>,
+    /// So many requests are one call.
+    pub batch: Option<u16>,
     /// Each request has an `Idempotency-Key`.
     pub is_keyed: bool,
     /// Nobody else buys these SKUs meanwhile: then every unit that was taken has its buyer here.

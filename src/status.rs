@@ -16,9 +16,11 @@ mod landing;
 mod progress;
 mod reads;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use metrics::Counter;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -84,6 +86,7 @@ pub struct StatusReader {
     clock: Arc<dyn Clock>,
     store: Store,
     walks: Arc<Semaphore>,
+    reads_of_many: Arc<Semaphore>,
     not_found_after_ticket: Counter,
     _tasks: TaskTracker,
 }
@@ -100,7 +103,20 @@ impl StatusReader {
         let not_found_after_ticket = metrics::counter!(STATUS_NOT_FOUND_AFTER_TICKET);
         let landing = Arc::new(Landing::default());
         let walks = Arc::new(Semaphore::new(limits::LIST_WALKS_AT_ONCE));
-        Self { reads, proofs, log_ends, progress, landing, clock, store, walks, not_found_after_ticket, _tasks: tasks }
+        let reads_of_many = Arc::new(Semaphore::new(limits::STATUS_READS_OF_MANY_AT_ONCE));
+        Self {
+            reads,
+            proofs,
+            log_ends,
+            progress,
+            landing,
+            clock,
+            store,
+            walks,
+            reads_of_many,
+            not_found_after_ticket,
+            _tasks: tasks,
+        }
     }
 
     /// Positions and the id's row, read after this call began, together with whatever else is asked for.
@@ -114,6 +130,46 @@ impl StatusReader {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(StatusUnavailable),
         }
+    }
+
+    /// The rows of those of up to [`limits::STATUS_READ_MAX`] ids that are decided, read after this call began, in one query of their own.
+    ///
+    /// # Errors
+    /// [`StatusUnavailable`], at the latest after [`limits::READ_DEADLINE`].
+    pub async fn read_many(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, ReservationRow>, StatusUnavailable> {
+        let read = async {
+            let _turn = self.reads_of_many.acquire().await.ok();
+            self.store.load_statuses(ids).await
+        };
+        match tokio::time::timeout(limits::READ_DEADLINE, read).await {
+            Ok(Ok(read)) => {
+                self.progress.observe_positions(&read.partitions, Instant::now().into_std());
+                Ok(read.reservations)
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "could not read many statuses");
+                Err(StatusUnavailable)
+            }
+            Err(_) => Err(StatusUnavailable),
+        }
+    }
+
+    /// The same, and those that are missing are proved to be absent, or waited for.
+    ///
+    /// # Errors
+    /// [`StatusUnavailable`] also if one of them can be neither.
+    pub async fn find_many(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, ReservationRow>, StatusUnavailable> {
+        let mut rows = self.read_many(ids).await?;
+        // All of them share one round.
+        let missing = ids.iter().filter(|id| !rows.contains_key(id)).map(|id| self.prove_absence(*id));
+        for found in join_all(missing).await {
+            match found {
+                Found::Decided(row) => drop(rows.insert(row.id, *row)),
+                Found::Absent => {}
+                Found::Queued(_) | Found::Unavailable => return Err(StatusUnavailable),
+            }
+        }
+        Ok(rows)
     }
 
     /// A page of decided reservations, see [`Store::list_reservations`]. Lists that have to walk the table wait for each other.

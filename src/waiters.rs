@@ -46,12 +46,21 @@ struct Registration {
 struct Signal {
     is_woken: bool,
     first: Option<FirstDecision>,
+    /// Of a [`Group`]: which of its ids were told of, each with its decision if one came.
+    many: Option<HashMap<Uuid, Option<FirstDecision>>>,
     waker: Option<Waker>,
 }
 
 /// One registration; dropping it ends it.
 pub struct Waiter {
     id: Uuid,
+    signal: Arc<Mutex<Signal>>,
+    waiters: Waiters,
+}
+
+/// Many registrations with one signal; dropping it ends them.
+pub struct Group {
+    ids: Mutex<Vec<Uuid>>,
     signal: Arc<Mutex<Signal>>,
     waiters: Waiters,
 }
@@ -65,11 +74,27 @@ impl Waiters {
         Waiter { id, signal, waiters: self.clone() }
     }
 
+    /// Many registrations that share one wake-up; none yet.
+    pub fn group(&self) -> Group {
+        let signal = Signal { many: Some(HashMap::new()), ..Signal::default() };
+        Group { ids: Mutex::default(), signal: Arc::new(Mutex::new(signal)), waiters: self.clone() }
+    }
+
+    fn forget(&self, id: Uuid, signal: &Arc<Mutex<Signal>>) {
+        let mut shard = self.shard(id);
+        if let Entry::Occupied(mut entry) = shard.entry(id) {
+            entry.get_mut().retain(|registration| !Arc::ptr_eq(&registration.signal, signal));
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+    }
+
     /// Wakes whoever waits for one of these ids. Cheap for ids that nobody waits for.
     pub fn wake(&self, ids: impl IntoIterator<Item = DecidedId>) {
         for DecidedId { id, first } in ids {
             if let Some(registrations) = self.shard(id).get(&id) {
-                registrations.iter().for_each(|registration| wake(&registration.signal, first));
+                registrations.iter().for_each(|registration| wake(&registration.signal, id, first));
             }
         }
     }
@@ -103,10 +128,14 @@ impl Waiters {
 }
 
 /// Keeps the wake-up for a waiter that is not looking right now.
-fn wake(signal: &Mutex<Signal>, first: Option<FirstDecision>) {
+fn wake(signal: &Mutex<Signal>, id: Uuid, first: Option<FirstDecision>) {
     let mut signal = lock(signal);
     signal.is_woken = true;
-    signal.first = first.or(signal.first);
+    let kept = match &mut signal.many {
+        Some(many) => many.entry(id).or_default(),
+        None => &mut signal.first,
+    };
+    *kept = first.or(*kept);
     if let Some(waker) = signal.waker.take() {
         waker.wake();
     }
@@ -129,40 +158,72 @@ impl Waiter {
         if std::mem::take(&mut signal.is_woken) {
             return Poll::Ready(signal.first.take());
         }
-        match &mut signal.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
+        wait(&mut signal, cx);
         Poll::Pending
     }
 }
 
 /// Wakes one waiter, for whoever knows that it waits in vain.
-pub struct Nudge(Arc<Mutex<Signal>>);
+pub struct Nudge {
+    id: Uuid,
+    signal: Arc<Mutex<Signal>>,
+}
 
 impl Nudge {
     /// Wakes it, without a decision.
     pub fn wake(&self) {
-        wake(&self.0, None);
+        wake(&self.signal, self.id, None);
     }
 }
 
 impl Waiter {
     /// To wake this one from elsewhere.
     pub fn nudge(&self) -> Nudge {
-        Nudge(Arc::clone(&self.signal))
+        Nudge { id: self.id, signal: Arc::clone(&self.signal) }
+    }
+}
+
+fn wait(signal: &mut Signal, cx: &Context<'_>) {
+    match &mut signal.waker {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut shard = self.waiters.shard(self.id);
-        if let Entry::Occupied(mut entry) = shard.entry(self.id) {
-            entry.get_mut().retain(|registration| !Arc::ptr_eq(&registration.signal, &self.signal));
-            if entry.get().is_empty() {
-                entry.remove();
-            }
+        self.waiters.forget(self.id, &self.signal);
+    }
+}
+
+impl Group {
+    /// Registers interest in these ids too.
+    pub fn add(&self, ids: &[Uuid]) {
+        let since = Instant::now();
+        for id in ids {
+            let registration = Registration { since, signal: Arc::clone(&self.signal) };
+            self.waiters.shard(*id).entry(*id).or_default().push(registration);
         }
+        lock(&self.ids).extend_from_slice(ids);
+    }
+
+    /// Returns at the first wake-up since the last return, with all that were told of since then. Cancel-safe.
+    pub async fn woken(&self) -> HashMap<Uuid, Option<FirstDecision>> {
+        poll_fn(|cx| {
+            let mut signal = lock(&self.signal);
+            if std::mem::take(&mut signal.is_woken) {
+                return Poll::Ready(signal.many.as_mut().map(std::mem::take).unwrap_or_default());
+            }
+            wait(&mut signal, cx);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        lock(&self.ids).iter().for_each(|id| self.waiters.forget(*id, &self.signal));
     }
 }
 

@@ -1,18 +1,20 @@
 //! The decision about one request: from memory, then Redis, then (only to refuse a keyed one) Postgres and the log's end.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{join_all, poll_immediate};
 use uuid::Uuid;
 
 use super::catalogue::Found;
 use super::over_limit::Claimed;
 use super::publish::{Publish, Settle, Taken};
 use super::redis_check::Checked;
-use super::{Admission, Admitted, Refusal, Replay, ReserveRequest};
+use super::{Admission, Admitted, AdmittedMany, Later, Refusal, Replay, ReserveRequest};
 use crate::cache::{AdmissionAnswer, AdmissionItem, KeyMarker};
 use crate::clock::Millis;
-use crate::ids;
+use crate::ids::{self, SkuId};
 use crate::inventory::Settings;
 use crate::limits;
 use crate::status::{self, StatusAnswer};
@@ -42,18 +44,63 @@ struct Case<'a> {
 
 pub(super) async fn admit(admission: &Admission, request: &ReserveRequest) -> Admitted {
     let found = admission.catalogue.find(&request.sku).await;
-    let refusal = refusal_from_memory(admission, request, &found);
-    let key = request.key.as_ref().map(|key| KeyMarker {
-        name: ids::key_marker_name(&request.user, key),
-        id: ids::keyed_reservation_id(&request.user, &request.sku, key),
-        fingerprint: ids::fingerprint(&request.sku, request.quantity),
-    });
-    let entry = if let Found::Entry(entry) = found { Some(entry) } else { None };
-    let case = Case { admission, request, entry, key };
-    match refusal {
-        Some(refusal) if case.key.is_none() => Admitted::Refused(refusal),
-        refusal => case.ask_redis(refusal).await,
+    match Case::open(admission, request, found) {
+        Ok((case, refusal)) => {
+            let checked = match &admission.redis {
+                Some(redis) => redis.check(case.item(refusal.is_some())).await,
+                None => None,
+            };
+            case.conclude(checked, refusal).await
+        }
+        Err(refusal) => Admitted::Refused(refusal),
     }
+}
+
+/// The same for many: Redis is asked once for all of them, one after the other in their order.
+pub(super) async fn admit_many<'a>(admission: &'a Admission, requests: &'a [ReserveRequest]) -> AdmittedMany<'a> {
+    let found = find_skus(admission, requests).await;
+    let opened: Vec<_> =
+        requests.iter().map(|request| Case::open(admission, request, found[&request.sku].clone())).collect();
+    let items = opened.iter().flatten().map(|(case, refusal)| case.item(refusal.is_some())).collect();
+    let checked = match &admission.redis {
+        Some(redis) => redis.check_many(items).await,
+        None => items.iter().map(|_| None).collect(),
+    };
+    let mut checked = checked.into_iter();
+    let (mut now, mut later) = (Vec::with_capacity(requests.len()), Vec::<(usize, Later<'a>)>::new());
+    for (at, opened) in opened.into_iter().enumerate() {
+        match opened {
+            Ok((case, refusal)) => {
+                let checked = checked.next().expect("each open case was checked");
+                let mut concluded = Box::pin(case.conclude(checked, refusal));
+                match poll_immediate(&mut concluded).await {
+                    Some(admitted) => now.push((at, admitted)),
+                    None => later.push((at, concluded)),
+                }
+            }
+            Err(refusal) => now.push((at, Admitted::Refused(refusal))),
+        }
+    }
+    AdmittedMany { now, later }
+}
+
+/// Each SKU once. Of those that are not in memory only a few at once, so that one call leaves look-ups for others.
+async fn find_skus<'a>(admission: &Admission, requests: &'a [ReserveRequest]) -> HashMap<&'a SkuId, Found> {
+    let (mut found, mut not_in_memory) = (HashMap::new(), Vec::new());
+    for ReserveRequest { sku, .. } in requests {
+        if found.contains_key(sku) {
+            continue;
+        }
+        // Overwritten below, if it is not in memory.
+        let entry = admission.catalogue.get(sku);
+        not_in_memory.extend(entry.is_none().then_some(sku));
+        found.insert(sku, entry.map_or(Found::Busy, Found::Entry));
+    }
+    for few in not_in_memory.chunks(limits::SKU_LOOKUPS_PER_CALL) {
+        let read = join_all(few.iter().map(|sku| admission.catalogue.find(sku))).await;
+        found.extend(few.iter().copied().zip(read));
+    }
+    found
 }
 
 /// What memory alone refuses, by precedence. A halt comes before the lag that it causes.
@@ -93,13 +140,31 @@ fn refusal_by_window(settings: &Settings, now: Millis) -> Option<Refusal> {
     }
 }
 
-impl Case<'_> {
-    /// `refusal`: why the request will be refused unless its key is known.
-    async fn ask_redis(self, refusal: Option<Refusal>) -> Admitted {
-        let checked = match &self.admission.redis {
-            Some(redis) => redis.check(self.item(refusal.is_some())).await,
-            None => None,
-        };
+impl<'a> Case<'a> {
+    /// A request that Redis is asked about, and why it will be refused unless its key is known.
+    ///
+    /// # Errors
+    /// What memory alone refuses for good: it has no key.
+    fn open(
+        admission: &'a Admission,
+        request: &'a ReserveRequest,
+        found: Found,
+    ) -> Result<(Self, Option<Refusal>), Refusal> {
+        let refusal = refusal_from_memory(admission, request, &found);
+        let key = request.key.as_ref().map(|key| KeyMarker {
+            name: ids::key_marker_name(&request.user, key),
+            id: ids::keyed_reservation_id(&request.user, &request.sku, key),
+            fingerprint: ids::fingerprint(&request.sku, request.quantity),
+        });
+        let entry = if let Found::Entry(entry) = found { Some(entry) } else { None };
+        match refusal {
+            Some(refusal) if key.is_none() => Err(refusal),
+            refusal => Ok((Self { admission, request, entry, key }, refusal)),
+        }
+    }
+
+    /// What follows from what Redis said.
+    async fn conclude(self, checked: Option<Checked>, refusal: Option<Refusal>) -> Admitted {
         let Some(Checked { answer, memory_age }) = checked else {
             return self.without_redis(refusal).await;
         };

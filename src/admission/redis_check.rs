@@ -36,6 +36,8 @@ pub(super) struct Told {
 #[derive(Clone)]
 pub(super) struct RedisCheck {
     checks: Batcher<AdmissionItem, Option<Checked>>,
+    /// Of calls that ask about many: each is one call to Redis.
+    groups: Batcher<Vec<AdmissionItem>, Vec<Option<Checked>>>,
     settles: mpsc::Sender<Told>,
     /// Keyed requests are in the log, or may be, and Redis could not be told of them: it must not vouch for absence.
     is_memory_gapped: Arc<AtomicBool>,
@@ -44,9 +46,11 @@ pub(super) struct RedisCheck {
 impl RedisCheck {
     pub(super) fn start(cache: Cache, unheard: Unheard, tasks: &TaskTracker) -> Self {
         let (checks, mut asked) = batcher(limits::ADMISSION_QUEUE_MAX);
+        let (groups, mut asked_groups) = batcher::<Vec<AdmissionItem>, _>(limits::ADMISSION_GROUPS_MAX);
         let (settles, settled) = mpsc::channel(limits::SETTLE_QUEUE_MAX);
         let is_memory_gapped = Arc::new(AtomicBool::new(false));
         let (front, gapped) = (cache.clone(), Arc::clone(&is_memory_gapped));
+        let (front_of_groups, gapped_of_groups) = (front.clone(), Arc::clone(&gapped));
         let connecting = cache.clone();
         // Beside the checks: the first of them do not wait for a server that is away.
         tasks.spawn(async move { connecting.connect().await });
@@ -56,8 +60,17 @@ impl RedisCheck {
                 answers.give(check(&front, &gapped, &items).await);
             }
         });
+        tasks.spawn(async move {
+            while let Some((groups, answers)) = asked_groups.next(1).await {
+                let mut checked = Vec::with_capacity(groups.len());
+                for items in &groups {
+                    checked.push(check(&front_of_groups, &gapped_of_groups, items).await);
+                }
+                answers.give(checked);
+            }
+        });
         tasks.spawn(settle_all(cache, Arc::clone(&is_memory_gapped), settled, unheard));
-        Self { checks, settles, is_memory_gapped }
+        Self { checks, groups, settles, is_memory_gapped }
     }
 
     /// `None` = Redis is away, late, spared, or has too many waiting: counted as bypassed.
@@ -65,6 +78,20 @@ impl RedisCheck {
         let checked = self.checks.ask(item).await.flatten();
         if checked.is_none() {
             counter!(PRECHECK_BYPASSED).increment(1);
+        }
+        checked
+    }
+
+    /// The same for up to [`limits::ADMISSION_CALL_MAX`] requests, in their order.
+    pub(super) async fn check_many(&self, items: Vec<AdmissionItem>) -> Vec<Option<Checked>> {
+        let count = items.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let checked = self.groups.ask(items).await.unwrap_or_else(|| (0..count).map(|_| None).collect());
+        let bypassed = checked.iter().filter(|checked| checked.is_none()).count();
+        if bypassed > 0 {
+            counter!(PRECHECK_BYPASSED).increment(bypassed as u64);
         }
         checked
     }

@@ -41,6 +41,9 @@ pub(super) struct Load {
     /// Ask for the decision in the answer: `Prefer: wait=SECONDS`; without it, it is asked for after the rush
     #[arg(long, value_name = "SECONDS", value_parser = parse_wait)]
     wait: Option<Duration>,
+    /// Ask for so many in one call, as a shop's backend does; a call is due when its last item is
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=limits::RESERVATIONS_PER_CALL_MAX as i64))]
+    batch: Option<u16>,
     /// Send no `Idempotency-Key`: then nobody tries again what may have been taken
     #[arg(long)]
     unkeyed: bool,
@@ -119,6 +122,7 @@ impl Load {
             threads: usize::from(self.threads),
             patience: Duration::from_secs(self.patience),
             wait: self.wait,
+            batch: self.batch,
             is_keyed: !self.unkeyed,
             is_alone: !self.shared,
             watched: self.watch,

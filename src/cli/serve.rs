@@ -219,6 +219,7 @@ impl Api {
             clock: Arc::clone(clock),
             publishes: TaskTracker::new(),
             event_streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS_MAX)),
+            calls_of_many: Arc::new(Semaphore::new(limits::RESERVATIONS_CALLS_MAX)),
             stop_waiting: stop_waiting.clone(),
         };
         let stop = background.stop();

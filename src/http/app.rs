@@ -46,6 +46,8 @@ pub struct App {
     pub publishes: TaskTracker,
     /// Places for open event streams: [`crate::limits::EVENT_STREAMS_MAX`].
     pub event_streams: Arc<Semaphore>,
+    /// Places for calls that ask for many reservations: [`crate::limits::RESERVATIONS_CALLS_MAX`].
+    pub calls_of_many: Arc<Semaphore>,
     /// Cancelled = the process stops: whoever waits for a decision is told what is known now.
     pub stop_waiting: CancellationToken,
 }

@@ -1,4 +1,5 @@
-//! Reads a request's body: declared as JSON (or as a merge patch of it), at most [`limits::BODY_BYTES_MAX`], within [`limits::BODY_READ_DEADLINE`].
+//! Reads a request's body: declared as JSON (or as a merge patch of it), at most [`limits::BODY_BYTES_MAX`] (of many reservations
+//! [`limits::RESERVATIONS_BODY_BYTES_MAX`]), within [`limits::BODY_READ_DEADLINE`].
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -29,7 +30,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        declared_json(request, JSON).await.map(Self)
+        declared_json(request, JSON, limits::BODY_BYTES_MAX).await.map(Self)
     }
 }
 
@@ -37,7 +38,7 @@ impl<S: Send + Sync> FromRequest<S> for MergePatchBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        declared_json(request, MERGE_PATCH).await.map(Self)
+        declared_json(request, MERGE_PATCH, limits::BODY_BYTES_MAX).await.map(Self)
     }
 }
 
@@ -46,7 +47,7 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJsonBody {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body).await?;
+        let bytes = read(&parts.headers, body, limits::BODY_BYTES_MAX).await?;
         if bytes.is_empty() {
             return Ok(Self(Json::Object(Vec::new())));
         }
@@ -55,10 +56,19 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJsonBody {
     }
 }
 
-async fn declared_json(request: Request, types: &[&'static str]) -> Result<Json, Problem> {
+/// The body of a call about many reservations: read by its handler, which takes a place for it first.
+///
+/// # Errors
+/// 400, 408, 413, 415: as of every other body.
+pub(super) async fn json_of_many(headers: &HeaderMap, body: Body) -> Result<Json, Problem> {
+    check_type(headers, JSON)?;
+    json::parse(&read(headers, body, limits::RESERVATIONS_BODY_BYTES_MAX).await?)
+}
+
+async fn declared_json(request: Request, types: &[&'static str], bytes_max: usize) -> Result<Json, Problem> {
     let (parts, body) = request.into_parts();
     check_type(&parts.headers, types)?;
-    json::parse(&read(&parts.headers, body).await?)
+    json::parse(&read(&parts.headers, body, bytes_max).await?)
 }
 
 fn check_type(headers: &HeaderMap, types: &[&'static str]) -> Result<(), Problem> {
@@ -70,14 +80,13 @@ fn check_type(headers: &HeaderMap, types: &[&'static str]) -> Result<(), Problem
     Err(Problem::new(Code::UnsupportedMediaType, format!("Content-Type must be {}", types.join(" or "))))
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
-    let too_large =
-        || Problem::new(Code::BodyTooLarge, format!("the body must be at most {} bytes", limits::BODY_BYTES_MAX));
+async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+    let too_large = || Problem::new(Code::BodyTooLarge, format!("the body must be at most {bytes_max} bytes"));
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|bytes| bytes > limits::BODY_BYTES_MAX as u64) {
+    if declared.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(too_large());
     }
-    let reading = Limited::new(body, limits::BODY_BYTES_MAX).collect();
+    let reading = Limited::new(body, bytes_max).collect();
     match tokio::time::timeout(limits::BODY_READ_DEADLINE, reading).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes().to_vec()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),

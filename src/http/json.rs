@@ -2,6 +2,7 @@
 //!
 //! What serde derives would stop at the first mistake and take the last of two equal keys.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -21,7 +22,7 @@ pub enum Json {
     Number(Number),
     /// A text.
     Text(String),
-    /// An array; what is in it is never asked for by this stage's calls.
+    /// An array.
     Array(Vec<Json>),
     /// An object; keys are unique.
     Object(Vec<(String, Json)>),
@@ -59,6 +60,9 @@ impl<'de> Deserialize<'de> for Json {
 
 struct JsonVisitor;
 
+/// So many keys of an object are compared one by one, which is cheaper than a set of them.
+const COMPARED_KEYS_MAX: usize = 16;
+
 impl<'de> Visitor<'de> for JsonVisitor {
     type Value = Json;
 
@@ -94,10 +98,19 @@ impl<'de> Visitor<'de> for JsonVisitor {
         Ok(Json::Array(array))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
-        let mut seen = std::collections::HashSet::new();
-        let mut members = Vec::new();
+        let mut members: Vec<(String, Json)> = Vec::new();
+        // Of an object with many members, which none of ours is.
+        let mut seen = HashSet::new();
         while let Some(key) = entries.next_key::<String>()? {
-            if !seen.insert(key.clone()) {
+            let is_seen = match members.len() {
+                0..COMPARED_KEYS_MAX => members.iter().any(|(other, _)| *other == key),
+                COMPARED_KEYS_MAX => {
+                    seen.extend(members.iter().map(|(other, _)| other.clone()));
+                    !seen.insert(key.clone())
+                }
+                _ => !seen.insert(key.clone()),
+            };
+            if is_seen {
                 return Err(A::Error::custom("a key occurs twice"));
             }
             members.push((key, entries.next_value()?));
@@ -180,6 +193,17 @@ impl Fields {
         }
     }
 
+    /// An array of `low` to `high` items that must be there, whatever they are. `None` = a mistake was noted.
+    pub fn required_items(&mut self, name: &str, low: usize, high: usize) -> Option<Vec<Json>> {
+        match self.take(name) {
+            Some(Json::Array(items)) if (low..=high).contains(&items.len()) => return Some(items),
+            Some(_) => self.refuse(name, format!("must be an array of {low} to {high} items")),
+            None if self.errors.iter().any(|e| e.pointer.is_empty()) => {}
+            None => self.refuse(name, "is required"),
+        }
+        None
+    }
+
     /// Whether a member is there and was not taken yet.
     pub fn has(&self, name: &str) -> bool {
         self.members.iter().any(|(key, _)| key == name)
@@ -189,11 +213,23 @@ impl Fields {
     ///
     /// # Errors
     /// 422 `INVALID_FIELD` with every mistake noted.
-    pub fn finish(mut self) -> Result<(), Problem> {
+    pub fn finish(self) -> Result<(), Problem> {
+        self.finish_at("")
+    }
+
+    /// The same for an object inside the body: `pointer` says where it stands.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn finish_at(mut self, pointer: &str) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.members) {
             self.refuse(&name, "is not a known field");
         }
-        if self.errors.is_empty() { Ok(()) } else { Err(invalid_fields(&self.errors)) }
+        if self.errors.is_empty() {
+            return Ok(());
+        }
+        self.errors.iter_mut().for_each(|error| error.pointer.insert_str(0, pointer));
+        Err(invalid_fields(&self.errors))
     }
 }
 
@@ -276,6 +312,23 @@ mod tests {
         let table: Vec<Value> =
             cases.iter().map(|body| json!([body.chars().take(60).collect::<String>(), check(body)])).collect();
         insta::assert_json_snapshot!(table);
+    }
+
+    #[test]
+    fn a_key_that_occurs_twice_is_found_among_few_and_among_many() {
+        for count in [2, COMPARED_KEYS_MAX, COMPARED_KEYS_MAX + 1, COMPARED_KEYS_MAX + 2, 1000] {
+            let object = |keys: &[usize]| {
+                let members: Vec<_> = keys.iter().map(|key| format!("\"k{key}\":1")).collect();
+                parse(format!("{{{}}}", members.join(",")).as_bytes()).map_err(|problem| problem.code())
+            };
+            let mut keys: Vec<usize> = (0..count).collect();
+            assert!(matches!(object(&keys), Ok(Json::Object(members)) if members.len() == count), "{count}");
+            for again in [0, count / 2, count - 1] {
+                keys.push(again);
+                assert_eq!(object(&keys), Err(Code::MalformedBody), "{again} of {count}");
+                keys.pop();
+            }
+        }
     }
 
     #[test]

@@ -33,6 +33,38 @@ pub(super) struct ReserveBody {
     metadata: Option<std::collections::BTreeMap<String, String>>,
 }
 
+/// Many reservation requests.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct ReserveManyBody {
+    /// 1 to 250 of them.
+    #[schema(min_items = 1, max_items = 250)]
+    items: Vec<ReserveManyItemBody>,
+}
+
+/// One of many reservation requests.
+#[derive(serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used; bodies are read strictly by `json`")]
+pub(super) struct ReserveManyItemBody {
+    /// Who buys, as the shop names them.
+    #[schema(example = "u-1", min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._:-]+$")]
+    user_id: String,
+    /// What.
+    #[schema(example = "sneaker-42", min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._:-]+$")]
+    sku_id: String,
+    /// Units: all or nothing.
+    #[schema(example = 1, minimum = 1, maximum = 1000)]
+    quantity: u32,
+    /// Name of this request, as the header `Idempotency-Key` of the call for one has it, quoted or bare: printable ASCII.
+    #[schema(example = "order-7", min_length = 1, max_length = 512, nullable = false)]
+    idempotency_key: Option<String>,
+    /// Whatever the client wants to find in every answer: at most 10 strings, 500 bytes in all as JSON.
+    #[schema(nullable = false)]
+    metadata: Option<std::collections::BTreeMap<String, String>>,
+}
+
 /// Settings of a SKU, complete: what is left out gets its default.
 #[derive(serde::Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -264,6 +296,10 @@ problems! {
     ReserveProblems = BODY, &[
         Code::InvalidIdempotencyKey, Code::InvalidParameter, Code::SaleNotStarted, Code::SaleEnded, Code::UnknownSku, Code::SoldOut,
         Code::UserLimit, Code::IdempotencyKeyReused, Code::Halted, Code::SalePaused, Code::QueueUnavailable, Code::StatusUnavailable];
+    /// Of `POST /v1/reservations/batch`, as a whole.
+    ReserveManyProblems = BODY, &[Code::InvalidIdempotencyKey, Code::InvalidParameter, Code::QueueUnavailable];
+    /// Of `GET /v1/reservations`.
+    ReservationsProblems = &[Code::InvalidParameter, Code::StatusUnavailable];
     /// Of `GET /v1/reservations/{id}`.
     ReservationProblems = &[Code::InvalidTicket, Code::InvalidParameter, Code::UnknownReservation, Code::StatusUnavailable];
     /// Of `GET /v1/reservations/{id}/events`.

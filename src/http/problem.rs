@@ -136,7 +136,7 @@ codes! {
     StockChanged = "STOCK_CHANGED", CONFLICT, Never, "The stock is another one.";
     /// The settings changed since they were read for this request.
     SettingsChanged = "SETTINGS_CHANGED", CONFLICT, SameKey, "The settings changed meanwhile.";
-    /// The body is over 16 KiB.
+    /// The body is over 16 KiB, of many reservations over 128 KiB.
     BodyTooLarge = "BODY_TOO_LARGE", PAYLOAD_TOO_LARGE, Never, "The body is too large.";
     /// The body is not declared as `application/json`.
     UnsupportedMediaType = "UNSUPPORTED_MEDIA_TYPE", UNSUPPORTED_MEDIA_TYPE, Never, "The body must be application/json.";
@@ -268,9 +268,20 @@ impl Problem {
         }
     }
 
-    /// The body of a problem inside another answer (a command's status), which has a path and a request id of its own.
+    /// The body of a problem inside another answer (a command's status, one of many), which has a path and a request id of its own.
     pub fn nested_body(&self) -> Value {
         serde_json::to_value(self.body(None)).expect("plain values always become JSON")
+    }
+
+    /// The same, to be written at once.
+    pub(super) fn nested(&self) -> impl Serialize + '_ {
+        self.body(None)
+    }
+
+    /// Seconds after which the client is to come back, if that is said.
+    pub(super) fn retry_after_seconds(&self) -> Option<u64> {
+        let (_, value) = self.0.headers.iter().find(|(name, _)| *name == header::RETRY_AFTER)?;
+        value.to_str().ok()?.parse().ok()
     }
 
     /// The answer, complete. Called by `frame` for every problem that passes it.

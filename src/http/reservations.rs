@@ -1,5 +1,6 @@
-//! `GET /v1/reservations/{id}`: where a reservation stands, now or as soon as it changes.
+//! `GET /v1/reservations/{id}`: where a reservation stands, now or as soon as it changes; and `?ids=`: where many stand.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -12,9 +13,10 @@ use uuid::Uuid;
 
 use super::app::{App, SharedApp, status_unavailable};
 use super::headers::{self, IfNoneMatch, PREFERENCE_APPLIED, Wait};
-use super::openapi::ReservationProblems;
+use super::openapi::{ReservationProblems, ReservationsProblems};
 use super::problem::{Code, Problem};
-use super::views::ReservationView;
+use super::query::Parameters;
+use super::views::{ReservationListView, ReservationView};
 use crate::ids::Ticket;
 use crate::limits;
 use crate::status::Found;
@@ -59,6 +61,44 @@ pub(super) async fn get_reservation(
         response.headers_mut().insert(PREFERENCE_APPLIED, wait.applied());
     }
     Ok(response)
+}
+
+/// Read many reservations at once.
+///
+/// Each is as the call for one of them shows it, in the order of `ids`, each once. An id that no reservation has is left out. One that is not
+/// decided yet is waited for, up to 2 s; if its partition stands still the answer is 503, and the call for one, with its ticket, tells more.
+#[utoipa::path(
+    get, path = "/v1/reservations", tag = "reservations",
+    params(("ids" = String, Query, description = "1 to 250 ids, separated by commas")),
+    responses(
+        (status = 200, description = "Those that there are", body = ReservationListView),
+        ReservationsProblems,
+    )
+)]
+pub(super) async fn get_reservations(
+    State(app): State<SharedApp>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<ReservationListView>, Problem> {
+    let ids = Parameters::of(query.as_deref(), &["ids"])?.required("ids", parse_ids)?;
+    let rows = app.status.find_many(&ids).await.map_err(|_| status_unavailable())?;
+    let items = ids.iter().filter_map(|id| Some(decided_view(&app, rows.get(id)?))).collect();
+    Ok(Json(ReservationListView { items, next_cursor: None }))
+}
+
+/// The ids of a list, each once.
+fn parse_ids(text: &str) -> Result<Vec<Uuid>, String> {
+    let must =
+        || format!("must be 1 to {} ids of reservations, separated by commas", limits::RESERVATIONS_PER_CALL_MAX);
+    let mut ids = Vec::new();
+    for word in text.split(',') {
+        if ids.len() == limits::RESERVATIONS_PER_CALL_MAX {
+            return Err(must());
+        }
+        ids.push(parse_id(word).ok_or_else(must)?);
+    }
+    let mut seen = HashSet::new();
+    ids.retain(|id| seen.insert(*id));
+    Ok(ids)
 }
 
 /// Only the hyphenated form that we give out: every reservation has one URL.
@@ -155,6 +195,17 @@ mod tests {
             "urn:uuid:0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000",
         ] {
             assert_eq!(parse_id(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_of_ids_are_bounded_and_name_each_once() {
+        let id = |n: usize| Uuid::from_u128(n as u128).to_string();
+        let many = |count: usize| (0..count).map(id).collect::<Vec<_>>().join(",");
+        assert_eq!(parse_ids(&format!("{},{},{}", id(2), id(1), id(2))), Ok([2, 1].map(Uuid::from_u128).to_vec()));
+        assert_eq!(parse_ids(&many(250)).map(|ids| ids.len()), Ok(250));
+        for bad in ["", ",", "x", &many(251), &format!("{},", id(1)), &format!("{} ,{}", id(1), id(2))] {
+            assert!(parse_ids(bad).is_err(), "{bad}");
         }
     }
 }

@@ -78,10 +78,7 @@ pub(super) async fn reserve(
             publish(&app, request, metadata, admitted, origin, wait).await
         }
         Admitted::Replay(replay) => replay_answer(&app, &request, replay, wait).await,
-        Admitted::Refused(refusal) => {
-            note_unknown(&app, refusal.maybe_accepted());
-            Err(problem_of(refusal, app.clock.now(), start_jitter_seconds()))
-        }
+        Admitted::Refused(refusal) => Err(refused(&app, refusal)),
     }
 }
 
@@ -99,18 +96,23 @@ fn parse(
     received_at_us: i64,
 ) -> Result<(ReserveRequest, Option<Metadata>), Problem> {
     let mut fields = Fields::of(body);
+    let asked = read_fields(&mut fields, key, received_at_us);
+    fields.finish()?;
+    Ok(asked.expect("a missing field was refused"))
+}
+
+/// What one request asks for. `None` = a mistake was noted.
+pub(super) fn read_fields(
+    fields: &mut Fields,
+    key: Option<IdempotencyKey>,
+    received_at_us: i64,
+) -> Option<(ReserveRequest, Option<Metadata>)> {
     let user = fields.required("user_id", json::text(UserId::parse));
     let sku = fields.required("sku_id", json::text(SkuId::parse));
     let units = json::integer(1, i64::from(limits::QUANTITY_MAX));
     let quantity = fields.required("quantity", |value| units(value).map(quantity_of));
     let metadata = fields.optional("metadata", metadata_of);
-    fields.finish()?;
-    match (user, sku, quantity) {
-        (Some(user), Some(sku), Some(quantity)) => {
-            Ok((ReserveRequest { user, sku, quantity, key, received_at_us }, metadata))
-        }
-        _ => unreachable!("a missing field was refused"),
-    }
+    Some((ReserveRequest { user: user?, sku: sku?, quantity: quantity?, key, received_at_us }, metadata))
 }
 
 /// As compact JSON, members in the client's order.
@@ -193,6 +195,12 @@ pub(super) fn ticket_of(
     }
 }
 
+/// What the client of a refused request is told.
+pub(super) fn refused(app: &App, refusal: Refusal) -> Problem {
+    note_unknown(app, refusal.maybe_accepted());
+    problem_of(refusal, app.clock.now(), start_jitter_seconds())
+}
+
 /// A client that wants to hear the decision of its request.
 struct Waiting {
     wait: Wait,
@@ -234,9 +242,13 @@ fn decided(app: &App, row: &crate::store::ReservationRow, wait: Wait) -> Respons
     (StatusCode::OK, headers, Json(view)).into_response()
 }
 
+/// A reservation that has no decision yet, or whose client does not wait for one.
+pub(super) fn accepted_view(app: &App, id: Uuid, ticket: Option<Ticket>) -> AcceptedView {
+    AcceptedView::of(id, ticket, ticket.and_then(|ticket| app.status.eta_of_delivered(ticket)))
+}
+
 fn accepted(app: &App, id: Uuid, ticket: Option<Ticket>) -> Response {
-    let eta = ticket.and_then(|ticket| app.status.eta_of_delivered(ticket));
-    let view = AcceptedView::of(id, ticket, eta);
+    let view = accepted_view(app, id, ticket);
     let headers = [(header::LOCATION, location(&view.status_url)), (header::RETRY_AFTER, HeaderValue::from(1_u64))];
     (StatusCode::ACCEPTED, headers, Json(view)).into_response()
 }

@@ -11,7 +11,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use process::{CheckView, HealthView, VersionView};
-pub use reservation::{AcceptedView, ReservationCommandView, ReservationListView, ReservationView, status_url};
+pub use reservation::{
+    AcceptedView, ReservationCommandView, ReservationListView, ReservationView, ReserveManyItemView, ReserveManyView,
+    ToldReservationView, status_url,
+};
 pub use sku::{
     AdminSkuView, CommandView, LagView, LimitsView, SkuListView, SkuView, StockView, late_payment_word,
     parse_late_payment,

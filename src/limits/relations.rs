@@ -61,6 +61,14 @@ const _: () = {
     );
     assert!(PUBLISH_COMMANDS_MAX >= RECORD_COMMANDS_MAX, "a full record must fit one publish");
     assert!(3 * LANE_QUEUE_MAX < HTTP_IN_FLIGHT_MAX, "one stuck partition must leave room for the others");
+    assert!(RESERVATIONS_PER_CALL_MAX <= ADMISSION_CALL_MAX, "a call of many must be one call to Redis");
+    assert!(RESERVATIONS_PER_CALL_MAX <= STATUS_READ_MAX, "a call of many must be one query");
+    assert!(RESERVATIONS_PER_CALL_MAX * 38 + 2048 < HEADER_BYTES_MAX, "so many ids must fit a query string");
+    assert!(SKU_LOOKUPS_PER_CALL * 2 < SKU_LOOKUPS_MAX, "one call must leave look-ups for others");
+    assert!(
+        STATUS_READS_AT_ONCE + STATUS_READS_OF_MANY_AT_ONCE < READ_CONNECTIONS_MAX as usize,
+        "status reads must leave connections for everybody else"
+    );
     assert!(HTTP_IN_FLIGHT_MAX <= STATUS_QUEUE_MAX, "whoever is inside may ask for a status");
     assert!(HTTP_IN_FLIGHT_MAX < CONNECTIONS_MAX, "overload must be answered, not left to the kernel");
 };

@@ -66,6 +66,30 @@ pub(super) fn member<'b>(body: &'b [u8], name: &str) -> Option<&'b str> {
     }
 }
 
+/// One item of an answer to a call of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Item<'b> {
+    pub status: u16,
+    /// Seconds.
+    pub retry_after: Option<u64>,
+    /// What the call for one would have had as its body, and what stands around it.
+    pub body: &'b [u8],
+}
+
+/// The items of an answer, in their order. No text can look like the beginning of one: in a text a quotation mark is escaped.
+pub(super) fn items(body: &[u8]) -> impl Iterator<Item = Item<'_>> {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    text.split("{\"http_status\":").skip(1).filter_map(|item| {
+        let status = item.get(..3)?.parse().ok()?;
+        // Beside the status, before what may hold a text of a client.
+        let (around, _) = item.split_once('{').unwrap_or((item, ""));
+        let retry_after = around
+            .split_once("\"retry_after\":")
+            .and_then(|(_, seconds)| seconds.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
+        Some(Item { status, retry_after, body: item.as_bytes() })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +112,22 @@ mod tests {
     fn what_can_not_be_read_is_told() {
         for bad in [&b"nonsense"[..], b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n"] {
             assert!(head_of(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn items_are_found_in_their_order_whatever_clients_attached() {
+        let body = br#"{"items":[{"http_status":202,"reservation":{"id":"7","status":"QUEUED","status_url":"/v1/x"}},
+            {"http_status":200,"replayed":true,"reservation":{"id":"8","status":"RESERVED","metadata":{"a":"{\"http_status\":503"}}},
+            {"http_status":503,"retry_after":12,"problem":{"status":503,"code":"OVERLOADED","outcome":"none"}}]}"#;
+        let found: Vec<_> =
+            items(body).map(|item| (item.status, item.retry_after, member(item.body, "status"))).collect();
+        assert_eq!(found, [(202, None, Some("QUEUED")), (200, None, Some("RESERVED")), (503, Some(12), None)]);
+        let last = items(body).last().expect("three");
+        assert_eq!([member(last.body, "code"), member(last.body, "outcome")], [Some("OVERLOADED"), Some("none")]);
+        for nothing in [&b""[..], b"{}", b"\xff", br#"{"items":[{"http_status":x}]}"#, br#"{"items":[{"http_status":"#]
+        {
+            assert_eq!(items(nothing).count(), 0, "{nothing:?}");
         }
     }
 

@@ -41,6 +41,41 @@ impl Demand {
         self.up_to.partition_point(|up_to| *up_to <= random).min(self.skus.len() - 1)
     }
 
+    /// Writes many requests as one call, over what `into` held.
+    pub fn write_many(
+        &self,
+        numbers: impl Iterator<Item = u64>,
+        target: &str,
+        wait: Option<Duration>,
+        into: &mut Vec<u8>,
+    ) {
+        use std::io::Write;
+        // Leading zeros are legal; the digits are filled in below.
+        const LENGTH: &str = "0000000000";
+        into.clear();
+        let put = |into: &mut Vec<u8>, text: std::fmt::Arguments<'_>| into.write_fmt(text).expect("memory takes it");
+        put(into, format_args!("POST /v1/reservations/batch HTTP/1.1\r\nhost: {target}\r\n"));
+        if let Some(wait) = wait {
+            put(into, format_args!("prefer: wait={}\r\n", wait.as_secs()));
+        }
+        put(into, format_args!("content-type: application/json\r\ncontent-length: {LENGTH}\r\n\r\n"));
+        let body_at = into.len();
+        let mut before = "{\"items\":[";
+        for number in numbers {
+            let (run, sku) = (&self.run, &self.skus[self.wanted(number)]);
+            put(into, format_args!("{before}{{\"user_id\":\"{run}-{number}\",\"sku_id\":\"{sku}\",\"quantity\":1"));
+            if self.is_keyed {
+                put(into, format_args!(",\"idempotency_key\":\"{run}-{number}\""));
+            }
+            into.push(b'}');
+            before = ",";
+        }
+        into.extend_from_slice(b"]}");
+        let length = format!("{:0width$}", into.len() - body_at, width = LENGTH.len());
+        let ends_at = body_at - "\r\n\r\n".len();
+        into[ends_at - LENGTH.len()..ends_at].copy_from_slice(length.as_bytes());
+    }
+
     /// Writes request `number` as HTTP/1.1, over what `into` held.
     pub fn write(&self, number: u64, target: &str, wait: Option<Duration>, into: &mut Vec<u8>) {
         use std::io::Write;
@@ -112,6 +147,29 @@ mod tests {
             let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
             assert_eq!(body["user_id"], format!("run-{number}"));
             assert!(head.contains(&format!("idempotency-key: run-{number}\r\n")));
+        }
+    }
+
+    #[test]
+    fn many_requests_are_one_call_that_says_how_long_it_is() {
+        for is_keyed in [true, false] {
+            let demand = Demand::new(vec!["s0".into()], 1.0, "run".into(), is_keyed);
+            let mut bytes = b"old".to_vec();
+            demand.write_many([9, 10].into_iter(), "h:1", Some(Duration::from_secs(5)), &mut bytes);
+            let text = String::from_utf8(bytes).expect("text");
+            let (head, body) = text.split_once("\r\n\r\n").expect("two parts");
+            assert!(head.starts_with("POST /v1/reservations/batch HTTP/1.1\r\nhost: h:1\r\n"), "{head}");
+            assert!(head.contains("prefer: wait=5\r\n"), "{head}");
+            assert!(head.ends_with(&format!("content-length: {:010}", body.len())), "{head}");
+            let item = |number: u64| {
+                let mut item = serde_json::json!({"user_id": format!("run-{number}"), "sku_id": "s0", "quantity": 1});
+                if is_keyed {
+                    item["idempotency_key"] = format!("run-{number}").into();
+                }
+                item
+            };
+            let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+            assert_eq!(body, serde_json::json!({"items": [item(9), item(10)]}));
         }
     }
 }

@@ -30,6 +30,7 @@ impl Report {
             "settings": plan.settings.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect::<Map<_, _>>(),
             "target": plan.target, "profile": plan.schedule.profile.word(), "rate": plan.schedule.rate,
             "connections": plan.connections, "wait_seconds": plan.wait.map(|wait| wait.as_secs()), "keyed": plan.is_keyed,
+            "batch": plan.batch,
             "skus": plan.skus.len(), "zipf": plan.zipf,
             "seconds": seconds(*rush), "seconds_in_all": seconds(*took),
             "offered": tally.offered, "answered_per_second": per_second(tally.offered, *rush),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::*;
+use crate::effects::FirstVerdict;
 
 fn id(n: u128) -> Uuid {
     Uuid::from_u128(n)
@@ -81,4 +82,30 @@ fn the_sweep_sees_only_those_who_wait_long() {
     let _waiter = waiters.register(id(1));
     assert_eq!(waiters.ids_older_than(Duration::ZERO), [id(1)]);
     assert_eq!(waiters.ids_older_than(Duration::from_secs(3600)), Vec::<Uuid>::new());
+}
+
+#[tokio::test]
+async fn a_group_is_told_of_each_of_its_ids_and_leaves_nothing_behind() {
+    let waiters = Waiters::default();
+    let group = waiters.group();
+    group.add(&[id(1), id(2)]);
+    group.add(&[id(2), id(4)]);
+    let mut alone = waiters.register(id(2));
+    waiters.wake([DecidedId::changed(id(3))]);
+    assert!(group.woken().now_or_never().is_none(), "nobody waits for that one");
+    let place = crate::ids::Place { offset: 7, index: 1 };
+    let verdict = FirstVerdict::Reserved { expires_at: 5, extensions_left: 3 };
+    let first = Some(FirstDecision { place, at: 4, verdict });
+    waiters.wake([DecidedId { id: id(2), first }, DecidedId::changed(id(1))]);
+    waiters.wake([DecidedId::changed(id(2))]);
+    assert_eq!(group.woken().await, HashMap::from([(id(1), None), (id(2), first)]), "a decision is not forgotten");
+    assert!(group.woken().now_or_never().is_none(), "it is told once");
+    assert_eq!(alone.woken().await, first);
+    // Told while nobody looks.
+    waiters.wake([DecidedId::changed(id(4))]);
+    assert_eq!(group.woken().await, HashMap::from([(id(4), None)]));
+    drop(group);
+    assert_eq!(waiters.open_ids(), [id(2)], "of who waits alone");
+    drop(alone);
+    assert!(waiters.open_ids().is_empty());
 }

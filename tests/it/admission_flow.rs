@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flashsale::admission::{Admission, Admitted, Catalogue, Publish, Refusal, Replay, ReserveRequest};
+use flashsale::admission::{Admission, Admitted, AdmittedMany, Catalogue, Publish, Refusal, Replay, ReserveRequest};
 use flashsale::cache::Cache;
 use flashsale::clock::{Clock, SystemClock};
 use flashsale::effects::SkuHint;
@@ -201,6 +201,47 @@ async fn memory_refuses_by_precedence() {
     world.catalogue.replace_halted(&[]);
     world.catalogue.lag().observe_position(0, 9);
     assert_eq!(world.refused(&of("early")).await, Refusal::SaleNotStarted { starts_at });
+    world.end().await;
+}
+
+#[tokio::test]
+async fn many_are_admitted_one_after_the_other_and_nobody_waits_for_a_look_up() {
+    let world = World::after_the_sale().await;
+    world.space.age_memory(60).await;
+    let over = |key| ReserveRequest { sku: sku("over"), ..request(1, key) };
+    let requests = [
+        over(Some("late")),
+        request(1, None),
+        request(2, None),
+        request(1, Some("k")),
+        request(1, Some("k")),
+        over(None),
+        ReserveRequest { sku: sku("nope"), ..request(1, None) },
+        request(1, None),
+    ];
+    let ended = Refusal::SaleEnded { ends_at: 0 };
+    let AdmittedMany { now, later } = world.admission.admit_many(&requests).await;
+    let word = |(at, admitted)| match admitted {
+        Admitted::Publish(publish) if publish.is_retry => (at, "again".to_owned()),
+        Admitted::Publish(_) => (at, "publish".to_owned()),
+        Admitted::Refused(refusal) => (at, format!("{refusal:?}")),
+        Admitted::Replay(replay) => panic!("{replay:?}"),
+    };
+    let now: Vec<(usize, String)> = now.into_iter().map(word).collect();
+    let limited = |remaining| format!("{:?}", Refusal::UserLimit { limit: 2, remaining });
+    let expected = [
+        (1, "publish".to_owned()),
+        (2, limited(1)),
+        (3, "publish".to_owned()),
+        (4, "again".to_owned()),
+        (5, format!("{ended:?}")),
+        (6, format!("{:?}", Refusal::UnknownSku)),
+        (7, limited(0)),
+    ];
+    assert_eq!(now, expected);
+    // Its key was never used: so much Postgres and the log's end must say first.
+    let [(0, admitted)] = <[_; 1]>::try_from(later).ok().expect("one") else { panic!("the keyed one that is late") };
+    assert!(matches!(admitted.await, Admitted::Refused(refusal) if refusal == ended));
     world.end().await;
 }
 

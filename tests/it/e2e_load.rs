@@ -5,6 +5,36 @@ use serde_json::Value;
 use crate::support::site::Site;
 
 #[tokio::test]
+async fn a_crowd_in_calls_of_many_is_followed_to_its_decisions_through_a_crash() {
+    let site = Site::shared().await;
+    let (api, consumer) = (site.start("api").await, site.start("consumer").await);
+    for sku in ["s", "t"] {
+        site.put_sku(sku, 300, 1).await;
+    }
+    // 1,010 requests in calls of 50, the last one of 10; a wait that is over before the next consumer has its partitions.
+    let args = "--sku s,t --zipf 0 --rate 505 --seconds 2 --batch 50 --connections 8 --wait 2 --patience 40";
+    let args: Vec<&str> = ["load", "--url", &api.public].into_iter().chain(args.split(' ')).collect();
+    let (loaded, next) = tokio::join!(site.run(&args), async {
+        let decided = async || site.db.number("SELECT count(*) FROM reservation").await;
+        crate::support::wait::wait_for("some are decided", crate::support::site::SOON, async || decided().await > 50)
+            .await;
+        consumer.kill();
+        site.start("consumer").await
+    });
+    let told = String::from_utf8_lossy(&loaded.stdout).into_owned();
+    let report: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("a report: {loaded:?}"));
+    assert_eq!(loaded.status.code(), Some(0), "{report:#}");
+    let numbers = ["offered", "reserved", "lost", "failed", "batch"].map(|name| report[name].as_i64());
+    assert_eq!(numbers, [1010, 600, 0, 0, 50].map(Some), "{report:#}");
+    assert_eq!(site.db.number("SELECT count(*) FROM reservation WHERE status = 1").await, 600);
+    assert_eq!(report["accepted"], site.db.number("SELECT count(*) FROM reservation").await, "{report:#}");
+    // Many in one record: they came together.
+    let packed = "SELECT count(*) FROM reservation WHERE log_index > 0";
+    assert!(site.db.number(packed).await > 500, "one record each");
+    site.finish([api, next]).await;
+}
+
+#[tokio::test]
 async fn a_made_crowd_is_followed_to_its_decisions_through_a_crash() {
     let site = Site::shared().await;
     let (api, consumer) = (site.start("api").await, site.start("consumer").await);

@@ -60,10 +60,91 @@ async fn buyers_mistakes_are_told_whole() {
 }
 
 #[tokio::test]
+async fn mistakes_of_calls_about_many_are_told_whole() {
+    const MANY: &str = "POST /v1/reservations/batch";
+    let with = |count: usize| format!(r#"{{"items":[{}]}}"#, vec![GOOD; count].join(","));
+    let post = |body: &str| request(MANY, &[], Some(body));
+    let get = |query: String| request(&format!("GET /v1/reservations{query}"), &[], None);
+    let id = &ID["/v1/reservations/".len()..];
+    let large = format!(r#"{{"items":["{}"]}}"#, "x".repeat(limits::RESERVATIONS_BODY_BYTES_MAX));
+    let cases = vec![
+        ("not JSON", post("{")),
+        ("duplicate keys in an item", post(r#"{"items":[{"user_id":"a","user_id":"b"}]}"#)),
+        ("no content type", request(MANY, &[("content-type", "(none)")], Some(&with(1)))),
+        ("body too large", post(&large)),
+        ("no items", post("{}")),
+        ("empty items", post(&with(0))),
+        ("too many items", post(&with(limits::RESERVATIONS_PER_CALL_MAX + 1))),
+        ("items that are no array, and another field", post(r#"{"items":{},"wait":5}"#)),
+        ("not an object", post("[]")),
+        ("a key for all", request(MANY, &[("idempotency-key", "k")], Some(&with(1)))),
+        ("unknown parameter", request("POST /v1/reservations/batch?wait=5", &[], Some(&with(1)))),
+        ("wrong method", request("GET /v1/reservations/batch", &[], None)),
+        ("no ids", get(String::new())),
+        ("empty ids", get("?ids=".to_owned())),
+        ("a malformed id", get(format!("?ids={id},17"))),
+        ("too many ids", get(format!("?ids={}", vec![id; limits::RESERVATIONS_PER_CALL_MAX + 1].join(",")))),
+        ("ids twice", get(format!("?ids={id}&ids={id}"))),
+        ("unknown parameter beside ids", get(format!("?ids={id}&ticket=0.0.0"))),
+    ];
+    insta::assert_json_snapshot!(answers(cases, false).await);
+}
+
+#[tokio::test]
+async fn a_call_of_many_that_is_large_is_read_to_its_end() {
+    let http = Http::away();
+    let item = json!({"user_id": "u".repeat(64), "sku_id": "s".repeat(64), "quantity": 1000, "idempotency_key": "k".repeat(255)});
+    let body = json!({"items": vec![item; limits::RESERVATIONS_PER_CALL_MAX]}).to_string();
+    assert!((100_000..limits::RESERVATIONS_BODY_BYTES_MAX).contains(&body.len()), "{}", body.len());
+    let answer = http.ask(request("POST /v1/reservations/batch", &[], Some(&body))).await;
+    let items = answer.body["items"].as_array().expect("items");
+    assert!(
+        answer.status == 200 && items.len() == 250 && items.iter().all(|item| item["http_status"] == 503),
+        "{answer:?}"
+    );
+    // No other call takes as much.
+    assert_eq!(http.ask(request(POST, &[], Some(&body))).await.code(), "BODY_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn one_bad_item_fails_no_other() {
+    let items = [
+        r#"{"user_id":"u","sku_id":"s","quantity":1,"idempotency_key":"k"}"#,
+        r#"{"user_id":"a b","quantity":1001,"idempotency_key":"","price":1}"#,
+        "17",
+        r#"{"user_id":"u","sku_id":"s","quantity":1,"metadata":{"a":1}}"#,
+        GOOD,
+    ];
+    let body = format!(r#"{{"items":[{}]}}"#, items.join(","));
+    insta::assert_json_snapshot!(
+        Http::away().ask(request("POST /v1/reservations/batch", &[], Some(&body))).await.whole()
+    );
+}
+
+#[tokio::test]
+async fn calls_about_many_have_places_of_their_own() {
+    let http = Http::away();
+    let post = |body: Body| {
+        let request = Request::post("/v1/reservations/batch").header("content-type", "application/json");
+        http.ask(request.body(body).expect("a legal request"))
+    };
+    let never = || Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let full = futures_util::future::join_all((0..limits::RESERVATIONS_CALLS_MAX).map(|_| post(never())));
+    let (slow, refused) = tokio::join!(full, async {
+        tokio::task::yield_now().await;
+        post(Body::from("{}")).await
+    });
+    assert_eq!((refused.status, refused.code(), &refused.body["outcome"]), (503, "OVERLOADED", &json!("none")));
+    assert!(slow.iter().all(|answer| (answer.status, answer.code()) == (408, "REQUEST_TIMEOUT")), "{slow:?}");
+    assert_eq!(post(Body::from("{}")).await.status, 422, "the places are free again");
+}
+
+#[tokio::test]
 async fn buyers_hear_what_is_away() {
     let cases = vec![
         ("reserve", request(POST, &[], Some(GOOD))),
         ("follow", request(&format!("GET {ID}"), &[], None)),
+        ("read many", request(&format!("GET /v1/reservations?ids={}", &ID["/v1/reservations/".len()..]), &[], None)),
         ("follow with a ticket", request(&format!("GET {ID}?ticket=0.1.0"), &[], None)),
         ("look", request("GET /v1/skus/sneaker-42", &[], None)),
     ];

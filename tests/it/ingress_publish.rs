@@ -98,6 +98,26 @@ async fn check_against_log(answers: &[(Uuid, Delivery)], log: &HashMap<Uuid, Vec
 // ---- the real broker --------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
+async fn many_are_submitted_together_and_answered_in_their_order() {
+    let topic = fresh_topic(2).await;
+    let ingress = Ingress::start(Producer::start(&brokers(), &topic).expect("starts"));
+    let command = |n: usize| sent(reserve_as(ids::fresh_id(), ["A", "B", "C"][n % 3], &format!("u-{n}"), 1));
+    // Whoever is of no partition fails nobody else.
+    let commands: Vec<_> = (0..250).map(|n| (if n == 7 { -1 } else { (n % 2) as i32 }, command(n))).collect();
+    let ids: Vec<Uuid> = commands.iter().map(|(_, sent)| sent.command.id()).collect();
+    let deliveries = ingress.submit_many(commands, None).await;
+    assert_eq!(deliveries[7], UNAVAILABLE);
+    assert_eq!(deliveries.iter().filter(|delivery| matches!(delivery, Delivery::Delivered(_))).count(), 249);
+    let answers: Vec<_> = ids.into_iter().zip(deliveries).collect();
+    let log = read_log(brokers(), topic, 2).await;
+    assert_eq!(log.len(), 249);
+    check_against_log(&answers, &log).await;
+    assert_eq!(ingress.submit_many(Vec::new(), None).await, []);
+    ingress.shutdown().await;
+    assert_eq!(ingress.submit_many(vec![(0, command(0))], None).await, [UNAVAILABLE]);
+}
+
+#[tokio::test]
 async fn tickets_are_the_places_of_their_commands() {
     let topic = fresh_topic(2).await;
     let ingress = Ingress::start(Producer::start(&brokers(), &topic).expect("starts"));

@@ -28,6 +28,7 @@ mod e2e_life;
 mod e2e_load;
 mod e2e_operators;
 mod e2e_sale;
+mod http_batch;
 mod http_keys;
 mod http_life;
 mod http_reads;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::seconds;
 use crate::clock::{Millis, rfc3339};
+use crate::http::problem::Problem;
 use crate::http::query::cursor_after;
 use crate::ids::Ticket;
 use crate::inventory::Status;
@@ -211,6 +212,48 @@ impl ReservationListView {
         let items = page.rows.iter().map(|row| ReservationView::decided(row, now)).collect();
         Self { items, next_cursor: page.next.map(cursor_after) }
     }
+}
+
+/// What became of many requests, each in its place.
+#[derive(Serialize, ToSchema)]
+pub struct ReserveManyView {
+    /// As many as were asked for, in the same order.
+    pub items: Vec<ReserveManyItemView>,
+}
+
+/// What the call for one would have answered. Its headers are told in the body: `status_url` is `Location`, `version` is `ETag`.
+#[derive(Serialize, ToSchema)]
+pub struct ReserveManyItemView {
+    /// 202 queued, 200 decided, or the status of `problem`.
+    #[schema(example = 202)]
+    pub http_status: u16,
+    /// Present and true: this repeats an earlier answer, as `Idempotent-Replayed` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replayed: Option<bool>,
+    /// Of a problem: seconds, as `Retry-After` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+    /// 202 and 200.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<ToldReservationView>,
+    /// Any other status.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "nested")]
+    #[schema(value_type = Option<Object>)]
+    pub problem: Option<Problem>,
+}
+
+fn nested<S: Serializer>(problem: &Option<Problem>, serializer: S) -> Result<S::Ok, S::Error> {
+    problem.as_ref().map(Problem::nested).serialize(serializer)
+}
+
+/// A reservation as a 202 or a 200 shows it.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ToldReservationView {
+    /// 202.
+    Accepted(AcceptedView),
+    /// 200.
+    Decided(Box<ReservationView>),
 }
 
 /// Where a command on a reservation stands.

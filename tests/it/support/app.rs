@@ -60,6 +60,19 @@ impl Http {
         Self::over(store.clone(), store, cache_at(&fresh_name("prefix")), &brokers(), &world.topic, None)
     }
 
+    /// The same without Redis.
+    pub fn without_redis(world: &World) -> Self {
+        let cache = Cache::new(&format!("redis://{AWAY}/"), "none:").expect("a legal URL");
+        let store = world.db.store();
+        Self::over(store.clone(), store, cache, &brokers(), &world.topic, None)
+    }
+
+    /// The same without Kafka.
+    pub fn without_kafka(world: &World) -> Self {
+        let store = world.db.store();
+        Self::over(store.clone(), store, cache_at(&fresh_name("prefix")), AWAY, &world.topic, None)
+    }
+
     /// The same, where no reservation can ever be read: what becomes of a request is only known if somebody tells.
     pub fn over_world_without_reads(world: &World, prefix: &str) -> Self {
         let nowhere = Store::new(&format!("postgres://nobody@{AWAY}/none"), "none").expect("a legal URL");
@@ -106,6 +119,7 @@ impl Http {
             clock,
             publishes: TaskTracker::new(),
             event_streams: Arc::clone(&event_streams),
+            calls_of_many: Arc::new(Semaphore::new(limits::RESERVATIONS_CALLS_MAX)),
             stop_waiting: stop.clone(),
         });
         let health = Health {

@@ -50,6 +50,12 @@ impl Sale {
         self.http.ask(request("POST /v1/reservations", headers, Some(&body))).await
     }
 
+    /// Many in one call.
+    pub async fn ask_for_many(&self, items: &[Value], headers: &[(&str, &str)]) -> Answer {
+        let body = json!({ "items": items }).to_string();
+        self.http.ask(request("POST /v1/reservations/batch", headers, Some(&body))).await
+    }
+
     pub async fn change(&self, id: &str, verb: &str, body: Value) -> Answer {
         self.change_keyed(id, verb, body, &[]).await
     }
