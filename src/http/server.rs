@@ -39,8 +39,9 @@ pub async fn serve_with(
     let cut_off = CancellationToken::new();
     while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &free)).await {
         let (stream, permit) = accepted;
-        let connection = serve_connection(stream, router.clone(), stop.clone(), Watch::new(patience));
-        let cut_off = cut_off.clone();
+        // Tokens of its own: a shared one is a lock that all connections meet at, each time they are polled.
+        let connection = serve_connection(stream, router.clone(), stop.child_token(), Watch::new(patience));
+        let cut_off = cut_off.child_token();
         connections.spawn(async move {
             cut_off.run_until_cancelled(connection).await;
             drop(permit);
