@@ -249,3 +249,33 @@ async fn a_decision_is_told_with_its_batch_and_is_what_its_row_says() {
         sale.world.db.assert_invariants().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_in_another_process_is_told_what_was_decided_first() {
+    let world = World::fresh(2).await;
+    let prefix = fresh_name("prefix");
+    let (one, other) = (Http::over_world_at(&world, &prefix), Http::over_world_at(&world, &prefix));
+    let sale = Sale { http: Http::over_world_at(&world, &prefix), world };
+    let consumer = sale.world.consume();
+    assert_eq!(sale.put("s", json!({"on_hand": 10})).await.status, 201);
+    consumer.stop().await;
+    let post = async |http: &Http, cart: &str| {
+        let body = json!({"user_id": "u", "sku_id": "s", "quantity": 1, "metadata": {"cart": cart}}).to_string();
+        http.ask(request("POST /v1/reservations", &[("idempotency-key", "k"), WAIT], Some(&body))).await
+    };
+    // Neither process knows of the other's report: so both publish, and are told by one batch, each of its own place in the log.
+    let (first, second, consumer) = tokio::join!(post(&one, "one"), post(&other, "other"), async {
+        wait_for("one is in the log", SOON, async || {
+            let skus = sale.get_admin("/v1/admin/skus/s").await;
+            skus.body["lag_records"].as_i64().is_some_and(|records| records >= 1)
+        })
+        .await;
+        sale.world.consume_changed(|deps| deps.cache = cache_at(&prefix))
+    });
+    assert_eq!([first.status, second.status], [200, 200], "{first:?} {second:?}");
+    let told = [&first, &second].map(|answer| ["id", "metadata", "version"].map(|name| answer.body[name].clone()));
+    assert_eq!(told[0], told[1], "whichever was decided first");
+    assert_eq!(sale.world.db.number("SELECT count(*) FROM reservation").await, 1);
+    consumer.stop().await;
+    sale.world.db.assert_invariants().await;
+}

@@ -57,8 +57,13 @@ impl Http {
 
     /// Over a world's topic and tables, with a Redis prefix of its own. Who decides is the test's business.
     pub fn over_world(world: &World) -> Self {
+        Self::over_world_at(world, &fresh_name("prefix"))
+    }
+
+    /// The same below a prefix, which processes of one service share.
+    pub fn over_world_at(world: &World, prefix: &str) -> Self {
         let store = world.db.store();
-        Self::over(store.clone(), store, cache_at(&fresh_name("prefix")), &brokers(), &world.topic, None)
+        Self::over(store.clone(), store, cache_at(prefix), &brokers(), &world.topic, None)
     }
 
     /// The same without Redis.
