@@ -439,6 +439,13 @@ pub const LIST_EXAMINED_MAX: usize = 50_000;
 pub const LIST_CHUNK: usize = 1_000;
 /// No further statement of a page begins after this.
 pub const LIST_TIME: Duration = Duration::from_secs(1);
+/// Pace of the status reader's queries under load: each costs Postgres and us some 200 us, whatever it reads.
+pub const STATUS_READ_PACE: Duration = Duration::from_millis(2);
+/// Pace of the proofs that a keyed request is not in its partition, under load: each costs the broker a look at the log's end and Postgres a
+/// query, whatever it is for.
+pub const PARTITION_PROOF_PACE: Duration = Duration::from_millis(4);
+/// Such proofs at once: those of a partition that is behind take [`ABSENCE_PROOF_WAIT`], and must not stop the others.
+pub const PARTITION_PROOFS_AT_ONCE: usize = 16;
 /// Queries of the status reader at once: a slow one must not stop all others.
 pub const STATUS_READS_AT_ONCE: usize = 4;
 /// Beside them, those of calls about many reservations, each a query of its own. With both, connections are left for everybody else.

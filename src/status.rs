@@ -15,6 +15,7 @@ mod absence;
 mod landing;
 mod progress;
 mod reads;
+mod within_partition;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -80,6 +81,7 @@ pub struct StatusUnavailable;
 pub struct StatusReader {
     reads: mpsc::Sender<reads::Ask>,
     proofs: mpsc::Sender<absence::Ask>,
+    partition_proofs: mpsc::Sender<within_partition::Ask>,
     log_ends: LogEnds,
     progress: Arc<Progress>,
     landing: Arc<Landing>,
@@ -100,6 +102,13 @@ impl StatusReader {
         let tasks = TaskTracker::new();
         tasks.spawn(reads::serve(store.clone(), Arc::clone(&progress), read_asks));
         tasks.spawn(absence::serve(store.clone(), log_ends.clone(), proof_asks));
+        let (partition_proofs, partition_asks) = mpsc::channel(limits::STATUS_QUEUE_MAX);
+        let sources = within_partition::Sources {
+            store: store.clone(),
+            log_ends: log_ends.clone(),
+            progress: Arc::clone(&progress),
+        };
+        tasks.spawn(within_partition::serve(sources, partition_asks));
         let not_found_after_ticket = metrics::counter!(STATUS_NOT_FOUND_AFTER_TICKET);
         let landing = Arc::new(Landing::default());
         let walks = Arc::new(Semaphore::new(limits::LIST_WALKS_AT_ONCE));
@@ -107,6 +116,7 @@ impl StatusReader {
         Self {
             reads,
             proofs,
+            partition_proofs,
             log_ends,
             progress,
             landing,
@@ -202,23 +212,16 @@ impl StatusReader {
     /// was asked is waited for, so that whatever any process had accepted by then is found. `Decided`, `Absent` or `Unavailable`, within
     /// [`limits::ABSENCE_PROOF_WAIT`].
     pub async fn find_in_partition(&self, id: Uuid, partition: i32) -> Found {
-        let found = self.find_up_to_log_end(id, partition);
-        tokio::time::timeout(limits::ABSENCE_PROOF_WAIT, found).await.unwrap_or(Found::Unavailable)
-    }
-
-    async fn find_up_to_log_end(&self, id: Uuid, partition: i32) -> Found {
         // In this order, as in `prove_absence`.
         let may_land = self.landing.may_land(id, Instant::now().into_std(), self.clock.now());
-        let Ok((_, end)) = self.log_ends.watermarks(partition).await else { return Found::Unavailable };
-        loop {
-            let Ok(StatusAnswer { row, partitions }) = self.read(id).await else { return Found::Unavailable };
-            if let Some(row) = row {
-                return Found::Decided(Box::new(row));
-            }
-            if partitions.iter().any(|row| row.partition == partition && row.position >= end) {
-                return if may_land { Found::Unavailable } else { Found::Absent };
-            }
-            tokio::time::sleep(limits::ABSENCE_PROOF_EVERY).await;
+        let (ask, answered) = within_partition::Ask::new(id, partition);
+        if self.partition_proofs.try_send(ask).is_err() {
+            return Found::Unavailable;
+        }
+        match tokio::time::timeout(limits::ABSENCE_PROOF_WAIT, answered).await {
+            Ok(Ok(Found::Absent)) if may_land => Found::Unavailable,
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) | Err(_) => Found::Unavailable,
         }
     }
 

@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::progress::Progress;
 use super::{StatusAnswer, StatusUnavailable};
+use crate::batcher::gather_paced;
 use crate::limits;
+use crate::pace::Pace;
 use crate::store::Store;
 
 /// One caller's question.
@@ -31,7 +33,9 @@ impl Ask {
 pub(super) async fn serve(store: Store, progress: Arc<Progress>, mut asks: mpsc::Receiver<Ask>) {
     let mut running = JoinSet::new();
     let mut taken = Vec::with_capacity(limits::STATUS_READ_MAX);
+    let mut pace = Pace::new(limits::STATUS_READ_PACE, Instant::now().into_std());
     while asks.recv_many(&mut taken, limits::STATUS_READ_MAX).await > 0 {
+        gather_paced(&mut asks, &mut taken, limits::STATUS_READ_MAX, &mut pace).await;
         // Callers that have gone away need no query.
         let asked: Vec<Ask> = taken.drain(..).filter(|ask| !ask.answer.is_closed()).collect();
         if !asked.is_empty() {
