@@ -116,14 +116,14 @@ pub struct AdmissionItem {
 }
 
 /// What a keyed request is recognised by.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyMarker {
     /// [`crate::ids::key_marker_name`].
-    pub name: String,
+    pub name: Uuid,
     /// [`crate::ids::keyed_reservation_id`].
     pub id: Uuid,
     /// [`crate::ids::fingerprint`].
-    pub fingerprint: String,
+    pub fingerprint: u64,
 }
 
 /// What Redis says about one request.

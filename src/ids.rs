@@ -228,15 +228,15 @@ pub fn named_sku_command_id(kind: &str, sku: &SkuId, name: &str) -> Uuid {
     hash_fields(NAMESPACE, &[kind.as_bytes(), sku.as_str().as_bytes(), b"name", name.as_bytes()])
 }
 
-/// Name of the marker that one user's key has in Redis, whatever SKU it was used for: 32 hexadecimal digits.
-pub fn key_marker_name(user: &UserId, key: &IdempotencyKey) -> String {
-    hash_fields(NAMESPACE, &[b"marker", user.as_str().as_bytes(), key.as_str().as_bytes()]).simple().to_string()
+/// Name of the marker that one user's key has in Redis, whatever SKU it was used for; written as 32 hexadecimal digits.
+pub fn key_marker_name(user: &UserId, key: &IdempotencyKey) -> Uuid {
+    hash_fields(NAMESPACE, &[b"marker", user.as_str().as_bytes(), key.as_str().as_bytes()])
 }
 
-/// What a keyed request asks for, hashed: another body under the same key has another fingerprint.
-pub fn fingerprint(sku: &SkuId, quantity: Quantity) -> String {
+/// What a keyed request asks for, hashed: another body under the same key has another fingerprint. Written as 16 hexadecimal digits.
+pub fn fingerprint(sku: &SkuId, quantity: Quantity) -> u64 {
     let digest = hash_fields(NAMESPACE, &[b"body", sku.as_str().as_bytes(), &quantity.get().to_le_bytes()]);
-    digest.simple().to_string()[..16].to_owned()
+    digest.as_u64_pair().0
 }
 
 /// A stable 64-bit hash of what a named command asks for: another body under the same name has another one.
@@ -258,13 +258,27 @@ pub fn refused_command_id(partition: i32, place: Place) -> Uuid {
 
 /// UUIDv5 over length-prefixed fields.
 fn hash_fields(namespace: Uuid, fields: &[&[u8]]) -> Uuid {
-    let mut bytes = Vec::with_capacity(fields.iter().map(|f| f.len() + 4).sum());
+    // What a reserve hashes fits: a key of 255 characters, two ids of 64, a word, and their lengths.
+    let mut on_stack = [0; 512];
+    let length: usize = fields.iter().map(|f| f.len() + 4).sum();
+    let mut on_heap = Vec::new();
+    let bytes = match on_stack.get_mut(..length) {
+        Some(bytes) => bytes,
+        None => {
+            on_heap.resize(length, 0);
+            &mut on_heap[..]
+        }
+    };
+    let mut rest = &mut *bytes;
     for field in fields {
         let len = u32::try_from(field.len()).expect("fields are checked and short");
-        bytes.extend_from_slice(&len.to_le_bytes());
-        bytes.extend_from_slice(field);
+        let (head, tail) = rest.split_at_mut(4);
+        head.copy_from_slice(&len.to_le_bytes());
+        let (body, tail) = tail.split_at_mut(field.len());
+        body.copy_from_slice(field);
+        rest = tail;
     }
-    Uuid::new_v5(&namespace, &bytes)
+    Uuid::new_v5(&namespace, bytes)
 }
 
 /// A fresh id for a request without a key: ordered by time (UUIDv7), so that inserts stay at the right edge of the index.
@@ -373,7 +387,7 @@ mod tests {
         // Golden values: another hash would give a repeated request another id, and so a second effect.
         let id = keyed_reservation_id(&user("u-1"), &sku("sneaker-42"), &key("k-1"));
         insta::assert_snapshot!(
-            format!("{id} {} {} {}", user("u-1").hash64(), fingerprint(&sku("s"), Quantity(1)), key_marker_name(&user("u-1"), &key("k-1"))),
+            format!("{id} {} {:016x} {}", user("u-1").hash64(), fingerprint(&sku("s"), Quantity(1)), key_marker_name(&user("u-1"), &key("k-1")).simple()),
             @"b09de7a2-2682-52f5-9774-f1dc3f82c316 6581650531262141298 f040522f5ed5516e c6ae6a1b93d45051ba4e7c7d447d342a"
         );
     }

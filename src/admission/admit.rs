@@ -242,7 +242,7 @@ impl<'a> Case<'a> {
             quantity: self.request.quantity,
             limit: self.limit(),
             minute: self.minute(),
-            key: self.key.clone(),
+            key: self.key,
             refused_already,
         }
     }
@@ -324,7 +324,7 @@ impl<'a> Case<'a> {
         let keyed_id = self.key.as_ref().map(|key| key.id);
         let taken = || Taken { user: user.clone(), sku: sku.clone(), quantity: *quantity, minute: self.minute() };
         let settle = Settle {
-            key: self.key.clone(),
+            key: self.key,
             has_marker: this_try != Try::Unchecked,
             taken: matches!(this_try, Try::First { .. }).then(taken),
             minute: self.minute(),

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn key(n: u128) -> KeyMarker {
-        KeyMarker { name: format!("k{n}"), id: Uuid::from_u128(n), fingerprint: "f".into() }
+        KeyMarker { name: Uuid::from_u128(n + 1000), id: Uuid::from_u128(n), fingerprint: 1 }
     }
 
     fn ticket() -> Ticket {
@@ -126,8 +126,8 @@ mod tests {
         for n in 0..limits::UNHEARD_MAX as u128 {
             assert_eq!(unheard.delivered(key(n), ticket(), start), None);
         }
-        let refused = unheard.delivered(key(u128::MAX), ticket(), start);
-        assert_eq!(ids(&refused.into_iter().collect::<Vec<_>>()), [u128::MAX]);
+        let refused = unheard.delivered(key(u128::from(u64::MAX)), ticket(), start);
+        assert_eq!(ids(&refused.into_iter().collect::<Vec<_>>()), [u128::from(u64::MAX)]);
         assert_eq!(unheard.take_due(start + limits::UNHEARD_FOR).len(), limits::UNHEARD_MAX);
     }
 }

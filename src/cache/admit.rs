@@ -52,13 +52,13 @@ fn script_call<'a>(inner: &'a Inner, items: &[AdmissionItem], is_memory_new: boo
     let mut call = ScriptCall::new(&inner.scripts.admit, &inner.prefix);
     call.arg(u8::from(is_memory_new));
     call.arg(limits::PROVISIONAL_TTL.as_secs()).arg(limits::KEY_MARKER_TTL.as_secs()).arg(limits::PROVISIONAL_MINUTES);
-    for group in items.chunk_by(|a, b| is_alike(a, b)) {
+    for group in items.chunk_by(is_alike) {
         let AdmissionItem { sku, limit, minute, refused_already, .. } = &group[0];
         call.arg(sku.as_str()).arg(*limit).arg(*minute).arg(u8::from(*refused_already)).arg(group.len());
         for item in group {
             call.arg(item.user.as_str()).arg(item.quantity.get());
             match &item.key {
-                Some(key) => call.arg(format!("{}k:{}", inner.prefix, key.name)).arg(id_and_fingerprint(key)),
+                Some(key) => call.arg(format!("{}k:{}", inner.prefix, key.name.simple())).arg(id_and_fingerprint(key)),
                 None => call.arg("").arg(""),
             };
         }
@@ -72,13 +72,13 @@ fn is_alike(a: &AdmissionItem, b: &AdmissionItem) -> bool {
 }
 
 fn id_and_fingerprint(key: &KeyMarker) -> String {
-    format!("{}{}", key.id.simple(), key.fingerprint)
+    format!("{}{:016x}", key.id.simple(), key.fingerprint)
 }
 
 /// Marker name, then id and fingerprint in one; both empty without a key.
 pub(super) fn marker_args(call: &mut ScriptCall<'_>, key: Option<&KeyMarker>) {
     match key {
-        Some(key) => call.arg(&key.name).arg(id_and_fingerprint(key)),
+        Some(key) => call.arg(key.name.simple().to_string()).arg(id_and_fingerprint(key)),
         None => call.arg("").arg(""),
     };
 }

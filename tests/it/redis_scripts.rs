@@ -47,7 +47,7 @@ fn not_sent(item: &AdmissionItem) -> SettleItem {
 }
 
 fn delivered(item: &AdmissionItem, ticket: &str) -> SettleItem {
-    SettleItem::Delivered { key: item.key.clone().expect("keyed"), ticket: Ticket::parse(ticket).expect("legal") }
+    SettleItem::Delivered { key: item.key.expect("keyed"), ticket: Ticket::parse(ticket).expect("legal") }
 }
 
 fn replay(item: &AdmissionItem, ticket: &str) -> AdmissionAnswer {
@@ -241,7 +241,7 @@ async fn an_unknown_outcome_is_published_again_and_takes_units_once() {
 async fn a_request_without_a_marker_gets_one_when_nobody_knows_what_became_of_it() {
     let space = Space::fresh().await;
     let (one, known) = (keyed("u", "s", 2, "k"), keyed("u", "s", 2, "l"));
-    let unknown = |item: &AdmissionItem| SettleItem::Unknown { key: item.key.clone().expect("keyed"), minute: MINUTE };
+    let unknown = |item: &AdmissionItem| SettleItem::Unknown { key: item.key.expect("keyed"), minute: MINUTE };
     space.cache.settle(&[unknown(&one), delivered(&known, "3.1.0"), unknown(&known)]).await.expect("settled");
     let refused = AdmissionItem { refused_already: true, ..one.clone() };
     assert_eq!(space.admit_one(&refused).await, PENDING);
