@@ -137,10 +137,11 @@ def stacks(title, subtitle, rows):
     top = 96
     picture = Picture(title, subtitle, top + ROW * len(rows) + 16)
     at = MARGIN
-    for process in present:
-        picture.bar(at, 63, 11, 11, "", PROCESSES[process])
-        picture.text(at + 16, 73, process, "soft")
-        at += 16 + CHAR * len(process) + 18
+    for color in dict.fromkeys(PROCESSES[process] for process in present):
+        label = " or ".join(process for process in present if PROCESSES[process] == color)
+        picture.bar(at, 63, 11, 11, "", color)
+        picture.text(at + 16, 73, label, "soft")
+        at += 16 + CHAR * len(label) + 18
     for row, (name, parts) in enumerate(rows):
         y, x = top + ROW * row, left
         picture.text(left - 8, y + 17, name, "", "end")
@@ -208,14 +209,14 @@ def read(name):
 
 
 def machine(report):
-    return f"{report['machine']['cores']} cores with everything on them, {report['at'][:10]}"
+    return f"{report['machine']['cores']} cores, {report['at'][:10]}"
 
 
 def pictures():
     drawn = {}
     peers = read("peers")
     for table in peers["tables"] if peers else []:
-        subtitle = f"{table['unit']}; logarithmic; median of {peers['rounds']}, line: least to most; {machine(peers)}"
+        subtitle = f"{table['unit']}; logarithmic; median, least and most of {peers['rounds']}; {machine(peers)}"
         title = {
             "http": "One hot SKU over HTTP, each way to sell it",
             "consumers": "One log, each way to decide it",
