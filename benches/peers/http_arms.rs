@@ -1,12 +1,13 @@
 //! Arms that sell over HTTP: each peer, and the service, are offered the same crowd by the same generator over as many kept connections.
 //!
-//! All requests of a run are due at its beginning, so every connection always has one under way: the rate is what the arm can carry, and
+//! All requests of a run are due in its first moment, so every connection always has one under way: the rate is what the arm can carry, and
 //! latencies would say nothing.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flashsale::ids;
+use flashsale::load::{self, Plan, Profile, Schedule};
 use serde_json::{Value, json};
 
 use super::bench::{
@@ -49,38 +50,39 @@ impl Seen {
 
 /// Offers `count` requests; refuses what the generator calls impossible, and a buyer without an answer.
 fn offer(selling: &Selling, count: u64) -> Result<Seen, String> {
-    let file = std::env::temp_dir().join(format!("flashsale-peers-{}.json", ids::fresh_token().simple()));
-    let (url, rate) = (format!("http://{}", selling.address), count.to_string());
-    let connections = setting("BENCH_CONNECTIONS", 512).to_string();
-    let words = [
-        "load",
-        "--url",
-        &url,
-        "--sku",
-        &selling.sku,
-        "--rate",
-        &rate,
-        "--seconds",
-        "1",
-        "--connections",
-        &connections,
-        "--wait",
-        "10",
-        "--patience",
-        "120",
-        "--report",
-        file.to_str().expect("a plain path"),
-    ];
-    output_of(&mut flashsale(&BTreeMap::new(), &words))?;
-    let ended = Instant::now();
-    let report = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
-    // Whoever looks into the folder later must not take it for a result.
-    let _ = std::fs::remove_file(&file);
-    let seen = Seen { report, ended };
+    let told = output_of(&mut role(&["crowd", &selling.address, &selling.sku, &count.to_string()]))?;
+    let seen = Seen { report: serde_json::from_str(&told).unwrap_or(Value::Null), ended: Instant::now() };
     check(seen.number("offered") == count && seen.number("failed") == 0, || {
         format!("not everybody was answered: {}", seen.report)
     })?;
     Ok(seen)
+}
+
+/// The crowd, as a process of its own: the generator of `flashsale load`, which itself offers nobody more than a million a second.
+pub fn crowd(address: &str, sku: &str, count: u64) {
+    // All are due in the first moment: a run in which they come by and by measures them, not who serves them.
+    const MOMENTS_PER_SECOND: u64 = 20;
+    let rate = u32::try_from(count * MOMENTS_PER_SECOND).expect("a bounded crowd");
+    let duration = Duration::from_millis(1000 / MOMENTS_PER_SECOND);
+    let report = load::run(Plan {
+        target: address.to_owned(),
+        skus: vec![sku.to_owned()],
+        zipf: 1.0,
+        schedule: Schedule { profile: Profile::Steady, rate, duration },
+        connections: setting("BENCH_CONNECTIONS", 512),
+        threads: 1,
+        patience: Duration::from_secs(120),
+        wait: Some(Duration::from_secs(10)),
+        is_keyed: true,
+        is_alone: true,
+        watched: Vec::new(),
+        settings: Vec::new(),
+    });
+    println!("{}", report.value);
+    if !report.violations.is_empty() {
+        eprintln!("{}", report.violations.join("; "));
+        std::process::exit(1);
+    }
 }
 
 /// All requests get a unit, and the answers brought that.

@@ -47,6 +47,7 @@ fn main() {
             buying::Way::from_name(&words[1]).expect("one of them"),
             u32::try_from(number(2)).expect("a small pool"),
         )),
+        Some("crowd") => http_arms::crowd(&words[1], &words[2], number(3) as u64),
         Some("write") => many_threads(writers::write(writers::Way::ALL[number(1)], &words[2])),
         Some("read") => one_thread(readers::read(readers::Way::ALL[number(1)], &words[2])),
         _ => one_thread(compare()),
