@@ -1,6 +1,6 @@
 # The commands of the project. Each is a script in scripts/ that says at its top what it does.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench load clean
+.PHONY: help setup run test check bench load plots clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,6 +22,9 @@ bench: ## the numbers of docs/benchmarks.md, measured here
 
 load: ## the whole service under load, measured (minutes): make load ARGS="headline half"
 	@scripts/load.sh $(ARGS)
+
+plots: ## draw docs/img/ from the reports of make bench and make load
+	@scripts/plot.py
 
 clean: ## remove what was built and the data of make run
 	@scripts/clean.sh

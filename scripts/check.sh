@@ -32,6 +32,10 @@ manifests() {
   "$K8S_CHECK_HOME/bin/python" "$ROOT/scripts/k8s_check.py" "$ROOT" "${arguments[@]}"
   rm -rf "$work"
 }
+plots() { # the committed pictures are those of the committed reports
+  have python3 || die "$EX_UNAVAILABLE" "needs python3"
+  "$ROOT/scripts/plot.py" --check
+}
 # Not advisories: see deny.toml. The log level leaves out the warnings about crates that are there in two versions;
 # `cargo deny check bans` shows them.
 dependencies() { "$(cargo_deny)" --log-level error --all-features check bans licenses sources; }
@@ -44,6 +48,7 @@ main() {
   step compose_file
   step "$ROOT/scripts/monitoring.sh" check
   step manifests
+  step plots
   step cargo fmt --check
   step dependencies
   step cargo clippy --all-targets --locked -- -D warnings

@@ -182,6 +182,7 @@ main() {
   echo "| arm | rate | offered | answered/s | reserved | refused | failed | answer p50 / p95 ms | decision p50 / p95 ms | CPU-us a request | of which |"
   echo "|---|---|---|---|---|---|---|---|---|---|---|"
   for name in "${arms[@]}"; do arm "$name"; done
+  "$ROOT/scripts/plot.py" >/dev/null
   return "$status"
 }
 ask_postgres() { # setting
