@@ -413,6 +413,9 @@ pub const LIST_TIME: Duration = Duration::from_secs(1);
 /// Queries of the status reader at once: a slow one must not stop all others.
 pub const STATUS_READS_AT_ONCE: usize = 4;
 
+/// How long the thread of a producer waits for reports before it looks whether its producer is gone.
+pub const REPORTS_POLL_EVERY: Duration = Duration::from_millis(500);
+
 // ---- events out -------------------------------------------------------------------------------------------------------------
 
 /// Bytes of the largest event as JSON: the longest ids and texts, every character escaped, come to under 7 KiB.

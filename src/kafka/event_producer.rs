@@ -11,13 +11,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError as LibraryError;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 
+use super::polled::PolledProducer;
 use super::producer::report::{self, Report};
 use super::topics::{self, TopicFacts};
 use super::{KafkaError, client};
@@ -35,7 +36,7 @@ pub struct EventRecord {
 
 /// Handle to a producer; the records of one partition must come from one caller at a time.
 pub struct EventProducer {
-    library: Option<ThreadedProducer<Events>>,
+    library: PolledProducer<Events>,
     topic: String,
     content_type: &'static str,
     facts: TopicFacts,
@@ -48,9 +49,9 @@ impl EventProducer {
     /// If no broker can be asked about the topic, or the client library refuses its settings.
     pub async fn connect(brokers: &str, topic: &str, content_type: &'static str) -> Result<Self, KafkaError> {
         let facts = topics::facts(brokers, topic).await?;
-        let library = ThreadedProducer::from_config_and_context(&config(brokers, &facts), Events)
+        let library = PolledProducer::start(&config(brokers, &facts), Events)
             .map_err(KafkaError::because("make a producer of events"))?;
-        Ok(Self { library: Some(library), topic: topic.to_owned(), content_type, facts })
+        Ok(Self { library, topic: topic.to_owned(), content_type, facts })
     }
 
     /// Sends records to the partition that belongs to a partition of the log, waits once, and reports on each.
@@ -88,7 +89,7 @@ impl EventProducer {
             .key(record.key.as_bytes())
             .payload(&record.value)
             .headers(headers);
-        match self.library().send(record) {
+        match self.library.send(record) {
             Ok(()) => true,
             Err((error, record)) => {
                 tracing::debug!(%error, "could not hand an event over");
@@ -100,27 +101,12 @@ impl EventProducer {
 
     /// Whether this producer can send nothing any more; another one must take over.
     pub fn is_over(&self) -> bool {
-        self.library().client().fatal_error().is_some()
+        self.library.client().fatal_error().is_some()
     }
 
     /// Gives up everything on its way: each record gets its report soon.
     pub fn give_up(&self) {
-        self.library().purge(PurgeConfig::default().queue().inflight());
-    }
-
-    fn library(&self) -> &ThreadedProducer<Events> {
-        self.library.as_ref().expect("taken only when it is dropped")
-    }
-}
-
-impl Drop for EventProducer {
-    /// The end of the library's threads takes up to half a second.
-    fn drop(&mut self) {
-        let library = self.library.take();
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(library))),
-            Err(_) => drop(library),
-        }
+        self.library.purge(PurgeConfig::default().queue().inflight());
     }
 }
 
