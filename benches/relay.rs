@@ -34,7 +34,7 @@ fn event(n: i64) -> Event {
 
 fn records(count: usize) -> Vec<EventRecord> {
     let record = |n: usize| EventRecord {
-        key: SKU.into(),
+        key: SkuId::parse(SKU).expect("legal"),
         value: cloud_event::to_json("/flashsale/bench", 0, &event(n as i64)),
     };
     (0..count).map(record).collect()
@@ -59,7 +59,7 @@ async fn one_by_one_by_default(brokers: &str, topic: &str) -> f64 {
     let (began, mut count) = (Instant::now(), 0);
     while began.elapsed() < seconds() {
         let record = records(1).remove(0);
-        let record = FutureRecord::to(topic).partition(0).key(&*record.key).payload(&record.value);
+        let record = FutureRecord::to(topic).partition(0).key(record.key.as_str()).payload(&record.value);
         producer.send(record, Duration::ZERO).await.map_err(|(error, _)| error).unwrap();
         count += 1;
     }

@@ -22,6 +22,7 @@ use super::polled::PolledProducer;
 use super::producer::report::{self, Report};
 use super::topics::{self, TopicFacts};
 use super::{KafkaError, client};
+use crate::ids::SkuId;
 use crate::limits;
 use crate::outbox::round::Sent;
 
@@ -29,7 +30,7 @@ use crate::outbox::round::Sent;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRecord {
     /// The SKU.
-    pub key: Arc<str>,
+    pub key: SkuId,
     /// The event's JSON.
     pub value: Vec<u8>,
 }
@@ -63,7 +64,7 @@ impl EventProducer {
         let partition = log_partition.rem_euclid(self.facts.partitions);
         let mut is_broken = false;
         for (n, record) in records.iter().enumerate() {
-            let size = record.key.len() + record.value.len() + limits::EVENT_OVERHEAD_BYTES;
+            let size = record.key.as_str().len() + record.value.len() + limits::EVENT_OVERHEAD_BYTES;
             if is_broken {
                 flight.land(n, Sent::Open);
             } else if size > self.facts.message_bytes_max {
@@ -86,7 +87,7 @@ impl EventProducer {
         let seat = Box::new(Seat { flight: Arc::clone(flight), n });
         let record = BaseRecord::with_opaque_to(&self.topic, seat)
             .partition(partition)
-            .key(record.key.as_bytes())
+            .key(record.key.as_str())
             .payload(&record.value)
             .headers(headers);
         match self.library.send(record) {
