@@ -9,6 +9,7 @@ use flashsale::ids::{self, Place, Quantity, SkuId, UserId};
 use flashsale::inventory::{Event, Happening, LifeChange, Origin, ReservationEvent};
 use flashsale::kafka::event_producer::EventRecord;
 use flashsale::kafka::{EventProducer, client, topics};
+use flashsale::limits;
 use flashsale::outbox::cloud_event;
 use flashsale::outbox::round::Sent;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -71,7 +72,8 @@ async fn main() {
     let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS names a broker; `make bench` starts one");
     let topic = format!("bench-events-{}", ids::fresh_token().simple());
     topics::ensure_events(&brokers, &topic, 1, 1).await.unwrap();
-    let producer = EventProducer::connect(&brokers, &topic, cloud_event::CONTENT_TYPE).await.unwrap();
+    let producer =
+        EventProducer::connect(&brokers, &topic, cloud_event::CONTENT_TYPE, limits::RELAY_LINGER).await.unwrap();
     println!("events of {} bytes, one partition, acks=all, idempotent", records(1)[0].value.len());
     println!("{:<44} {:>10} {:>12} {:>12}", "", "events/s", "x defaults", "x ours");
     let by_default = one_by_one_by_default(&brokers, &topic).await;
