@@ -18,15 +18,15 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
 use sqlx::postgres::PgQueryResult;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::connect::{ask, smallint};
 use super::memory::{EndedHold, Learned, Memory};
 use super::rows::Rows;
 use super::{StoreError, Writer};
-use crate::clock::{Millis, time_of};
+use crate::clock::{Millis, millis_of, time_of};
 use crate::ids::{Quantity, SkuId, UserId};
 use crate::inventory::{Event, Happening, LifeChange, Logged, Origin, Outcome, ReservationEvent, Snapshot};
 use crate::limits;
@@ -114,21 +114,17 @@ impl Writer {
     /// [`BatchError::Fenced`], or what the server or the connection did.
     pub async fn begin(&mut self, head: BatchHead) -> Result<BatchTransaction<'_>, BatchError> {
         self.pass_fence(head, async |writer, conn| {
-            sqlx::query(
-                "/* fence */ UPDATE partition_state SET position = $6, log_time = $7, last_digest = $8
-                 WHERE topic = $1 AND partition = $2 AND epoch = $3 AND owner_token = $4 AND position = $5
-                   AND halted_reason IS NULL",
-            )
-            .bind(&*writer.config.topic)
-            .bind(smallint(writer.partition))
-            .bind(writer.epoch)
-            .bind(writer.token)
-            .bind(head.first_offset)
-            .bind(head.position)
-            .bind(time_of(head.log_time))
-            .bind(head.last_digest)
-            .execute(conn)
-            .await
+            // One way there and back for both.
+            let fence = format!(
+                "/* fence */ BEGIN; EXECUTE fence ({}, '{}', {}, {}, {}, {})",
+                writer.epoch,
+                writer.token,
+                head.first_offset,
+                head.position,
+                millis_of(time_of(head.log_time)),
+                head.last_digest
+            );
+            sqlx::raw_sql(AssertSqlSafe(fence)).execute(conn).await // numbers and a UUID
         })
         .await
     }
@@ -140,6 +136,7 @@ impl Writer {
     pub async fn begin_between(&mut self, position: i64, log_time: Millis) -> Result<BatchTransaction<'_>, BatchError> {
         let head = BatchHead { first_offset: position, position, log_time_before: log_time, log_time, last_digest: 0 };
         self.pass_fence(head, async |writer, conn| {
+            sqlx::raw_sql("BEGIN").execute(&mut *conn).await?;
             sqlx::query(
                 "/* fence */ UPDATE partition_state SET owner = owner
                  WHERE topic = $1 AND partition = $2 AND epoch = $3 AND owner_token = $4 AND position = $5
@@ -162,11 +159,7 @@ impl Writer {
         fence: impl AsyncFnOnce(&Self, &mut PgConnection) -> Result<PgQueryResult, sqlx::Error>,
     ) -> Result<BatchTransaction<'_>, BatchError> {
         let mut conn = self.take_connection("begin a batch").map_err(BatchError::Lost)?;
-        let fence = async {
-            sqlx::raw_sql("BEGIN").execute(&mut conn).await?;
-            fence(self, &mut conn).await
-        };
-        let passed = ask("pass the fence", limits::STATEMENT_DEADLINE, fence).await;
+        let passed = ask("pass the fence", limits::STATEMENT_DEADLINE, fence(self, &mut conn)).await;
         let transaction = BatchTransaction { writer: self, conn, head, learned: Learned::default() };
         match passed {
             Ok(passed) if passed.rows_affected() == 1 => Ok(transaction),
