@@ -104,6 +104,8 @@ pub struct BatchTransaction<'w> {
     writer: &'w mut Writer,
     conn: PgConnection,
     head: BatchHead,
+    /// Of the user of each reserve command that was loaded for, 0 for any other command.
+    user_hashes: Vec<i64>,
     learned: Learned,
 }
 
@@ -160,7 +162,8 @@ impl Writer {
     ) -> Result<BatchTransaction<'_>, BatchError> {
         let mut conn = self.take_connection("begin a batch").map_err(BatchError::Lost)?;
         let passed = ask("pass the fence", limits::STATEMENT_DEADLINE, fence(self, &mut conn)).await;
-        let transaction = BatchTransaction { writer: self, conn, head, learned: Learned::default() };
+        let (user_hashes, learned) = (Vec::new(), Learned::default());
+        let transaction = BatchTransaction { writer: self, conn, head, user_hashes, learned };
         match passed {
             Ok(passed) if passed.rows_affected() == 1 => Ok(transaction),
             Ok(_) => Err(transaction.roll_back(BatchError::Fenced).await),
@@ -179,15 +182,16 @@ impl BatchTransaction<'_> {
     }
 
     async fn load(&mut self, commands: &[Logged]) -> Result<Snapshot, StoreError> {
-        let mut asked = load::Asked::of(commands);
         self.writer.remember_on(&mut self.conn).await?;
         let (writer, conn) = (&*self.writer, &mut self.conn);
         let memory = writer.memory.as_ref().expect("remembered just now");
+        self.user_hashes = load::user_hashes(commands);
+        let mut asked = load::Asked::of(commands, &self.user_hashes, memory);
         let (skus, due) = load::skus_and_due(&asked, memory, self.head.log_time_before);
         // A request for a SKU that is not here becomes poison, not a row: the primary key would not notice that its id is known.
         let is_careful = writer.careful_batches > 0 || skus.len() < asked.skus.len();
         let known = load::load_known(conn, writer.partition, &asked, is_careful, memory.has_poison()).await?;
-        let reservations = load::load_targets(conn, writer.partition, &mut asked).await?;
+        let reservations = load::load_targets(conn, writer.partition, &mut asked, memory).await?;
         Ok(Snapshot {
             partition: writer.partition,
             log_time: self.head.log_time_before,
@@ -196,12 +200,12 @@ impl BatchTransaction<'_> {
             known_commands: known.commands,
             known_keys: known.keys,
             reservations,
-            holdings: load::load_holdings(conn, writer.partition, &asked, memory).await?,
+            holdings: load::load_holdings(conn, writer.partition, asked).await?,
             due,
         })
     }
 
-    /// Writes what was decided. `raw` = the bytes of the records, by offset; only those of poisoned commands are kept.
+    /// Writes what was decided of the commands that the snapshot was loaded for. `raw` = the bytes of the records, by offset; only those of poisoned commands are kept.
     ///
     /// # Errors
     /// [`BatchError`]; call [`Self::roll_back`] with it.
@@ -215,7 +219,7 @@ impl BatchTransaction<'_> {
         raw: &BTreeMap<i64, &[u8]>,
     ) -> Result<(), BatchError> {
         assert_eq!(outcome.changes.log_time, self.head.log_time, "the fence wrote the log time that decide found");
-        let rows = Rows::of(self.writer.partition, commands, outcome);
+        let rows = Rows::of(self.writer.partition, commands, &self.user_hashes, outcome);
         let written = async {
             write::write_commands(&mut self.conn, self.writer.partition, &rows).await?;
             write::write_poison(&mut self.conn, self.writer.partition, &rows, raw).await?;
@@ -230,7 +234,7 @@ impl BatchTransaction<'_> {
             }
             written => written.map_err(BatchError::before_commit)?,
         };
-        self.learned = Learned::of(outcome);
+        self.learned = Learned::of(commands, &self.user_hashes, outcome);
         let (sku_count, change_count) = (rows.skus.skus.len(), rows.changes.ids.len());
         if (skus, changed) == (sku_count as i64, change_count as u64) {
             return Ok(());

@@ -8,7 +8,7 @@
 //!   on sale, and `flashsale.consumer.holds` says how many there are (about 75 bytes each);
 //! - ids of reservations: whoever was not looked up is caught by the primary key, and the batch begins again with a look-up.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -20,8 +20,8 @@ use super::StoreError;
 use super::catalogue::{entry_of, sku_columns};
 use super::connect::{ask, smallint};
 use crate::clock::{Millis, millis_of};
-use crate::ids::{SkuId, UserId};
-use crate::inventory::{Outcome, Reservation, Sku, Status, Verdict};
+use crate::ids::SkuId;
+use crate::inventory::{Logged, Outcome, Reservation, Sku, Status, Verdict};
 use crate::limits;
 
 /// Complete from its load on.
@@ -222,7 +222,7 @@ impl Holds {
 #[derive(Debug, Default)]
 pub(super) struct Learned {
     skus: BTreeMap<SkuId, Sku>,
-    holders: BTreeSet<i64>,
+    holders: Vec<i64>,
     has_poison: bool,
     /// Holds that ended on purpose, or that end at another time now.
     ended: Vec<(SkuId, Millis, Uuid)>,
@@ -232,9 +232,13 @@ pub(super) struct Learned {
 }
 
 impl Learned {
-    pub fn of(outcome: &Outcome) -> Self {
+    /// `user_hashes` = those of the users of reserve commands, by command.
+    pub fn of(commands: &[Logged], user_hashes: &[i64], outcome: &Outcome) -> Self {
+        assert_eq!(commands.len(), user_hashes.len(), "one hash per command");
         let changes = &outcome.changes;
-        let holds = |((_, user), units): (&(SkuId, UserId), &i64)| (*units > 0).then(|| user.hash64());
+        let reserved = outcome.decisions.iter().zip(user_hashes);
+        let reserved = reserved.filter(|(decision, _)| matches!(decision.verdict, Verdict::Reserved { .. }));
+        let before = changes.reservations.values().filter(|change| change.before.is_some());
         let hold_of = |reservation: &Reservation| {
             reservation
                 .expires_at
@@ -243,7 +247,7 @@ impl Learned {
         };
         let mut learned = Self {
             skus: changes.skus.iter().map(|(id, change)| (id.clone(), change.after.clone())).collect(),
-            holders: changes.units.iter().filter_map(holds).collect(),
+            holders: reserved.map(|(_, hash)| *hash).chain(before.map(|change| change.after.user.hash64())).collect(),
             has_poison: outcome.decisions.iter().any(|decision| matches!(decision.verdict, Verdict::Poison(_))),
             ..Self::default()
         };
