@@ -213,7 +213,7 @@ impl State {
         let changed = self.reservations.into_iter().filter(|(id, _)| touched.binary_search(id).is_ok());
         let reservations = changed
             .map(|(id, after)| {
-                (id, ReservationChange { before: snapshot.reservations.get(&id).cloned(), after })
+                (id, ReservationChange { before: snapshot.reservations.get(&id).cloned().map(Box::new), after })
             })
             .collect();
         let mut changes = Changes { log_time, skus: BTreeMap::new(), reservations, units };

@@ -252,7 +252,7 @@ impl Learned {
             ..Self::default()
         };
         for (id, change) in &changes.reservations {
-            let before = change.before.as_ref().and_then(hold_of);
+            let before = change.before.as_deref().and_then(hold_of);
             learned.ended.extend(before.map(|(sku, ends)| (sku, ends, *id)));
             learned.begun.extend(hold_of(&change.after).map(|(sku, ends)| (sku, ends, *id, change.after.units())));
         }
