@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The benchmarks of docs/benchmarks.md on private servers with fsync on: `make bench`.
-# BENCH_ROWS, BENCH_BATCHES, BENCH_HOLDS, BENCH_SECONDS, BENCH_IDLE and BENCH_REQUESTS change their sizes (see benches/*.rs); arguments choose: bench.sh batch
+# BENCH_ROWS, BENCH_BATCHES, BENCH_HOLDS, BENCH_SECONDS, BENCH_IDLE, BENCH_REQUESTS, BENCH_RECORDS and BENCH_RATE change their sizes (see benches/*.rs);
+# arguments choose: bench.sh batch drain
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -16,7 +17,7 @@ main() {
   local addresses bench
   addresses=$("$ROOT/scripts/services.sh" start "$WORK/services")
   eval "$addresses"
-  for bench in "${@:-batch expiry relay service}"; do
+  for bench in "${@:-batch expiry relay drain service}"; do
     # shellcheck disable=SC2086 # the default is several words
     for name in $bench; do cargo bench --locked --bench "$name"; done
   done
