@@ -9,6 +9,7 @@ use flashsale::ids::{self, Place, Quantity, SkuId, UserId};
 use flashsale::inventory::{Event, Happening, LifeChange, Origin, ReservationEvent};
 use flashsale::kafka::event_producer::EventRecord;
 use flashsale::kafka::{EventProducer, client, topics};
+use flashsale::limits;
 use flashsale::outbox::cloud_event;
 use flashsale::outbox::round::Sent;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -34,7 +35,7 @@ fn event(n: i64) -> Event {
 
 fn records(count: usize) -> Vec<EventRecord> {
     let record = |n: usize| EventRecord {
-        key: SKU.into(),
+        key: SkuId::parse(SKU).expect("legal"),
         value: cloud_event::to_json("/flashsale/bench", 0, &event(n as i64)),
     };
     (0..count).map(record).collect()
@@ -59,7 +60,7 @@ async fn one_by_one_by_default(brokers: &str, topic: &str) -> f64 {
     let (began, mut count) = (Instant::now(), 0);
     while began.elapsed() < seconds() {
         let record = records(1).remove(0);
-        let record = FutureRecord::to(topic).partition(0).key(&*record.key).payload(&record.value);
+        let record = FutureRecord::to(topic).partition(0).key(record.key.as_str()).payload(&record.value);
         producer.send(record, Duration::ZERO).await.map_err(|(error, _)| error).unwrap();
         count += 1;
     }
@@ -71,7 +72,8 @@ async fn main() {
     let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS names a broker; `make bench` starts one");
     let topic = format!("bench-events-{}", ids::fresh_token().simple());
     topics::ensure_events(&brokers, &topic, 1, 1).await.unwrap();
-    let producer = EventProducer::connect(&brokers, &topic, cloud_event::CONTENT_TYPE).await.unwrap();
+    let producer =
+        EventProducer::connect(&brokers, &topic, cloud_event::CONTENT_TYPE, limits::RELAY_LINGER).await.unwrap();
     println!("events of {} bytes, one partition, acks=all, idempotent", records(1)[0].value.len());
     println!("{:<44} {:>10} {:>12} {:>12}", "", "events/s", "x defaults", "x ours");
     let by_default = one_by_one_by_default(&brokers, &topic).await;

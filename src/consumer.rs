@@ -143,8 +143,7 @@ pub async fn run(config: Config, deps: Deps, health: Health, stop: CancellationT
     // Also ends when the consumer ends by itself, or is dropped.
     let stop_beside = stop.child_token();
     let _guard = stop_beside.clone().drop_guard();
-    let dead_letters = publish_dead_letters::start(&config, deps.store.clone(), owned_now, stop_beside.clone())
-        .map_err(ConsumerError::Kafka)?;
+    let dead_letters = publish_dead_letters::start(&config, deps.store.clone(), owned_now, stop_beside.clone());
     let watch = Watch { watched: watched.clone(), log_ends: deps.log_ends.clone(), beat, health: health.clone() };
     let watching = watch.start(stop_beside.clone()).map_err(ConsumerError::Watch)?;
     let producer = Producer::start(&config.kafka_brokers, &config.topic).map_err(ConsumerError::Producer)?;

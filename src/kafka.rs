@@ -10,6 +10,7 @@
 pub mod client;
 pub mod event_producer;
 pub mod log_ends;
+mod polled;
 pub mod producer;
 pub mod topics;
 pub mod trace_headers;

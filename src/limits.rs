@@ -451,21 +451,29 @@ pub const STATUS_READS_AT_ONCE: usize = 4;
 /// Beside them, those of calls about many reservations, each a query of its own. With both, connections are left for everybody else.
 pub const STATUS_READS_OF_MANY_AT_ONCE: usize = 2;
 
+/// How long the thread of a producer waits for reports before it looks whether its producer is gone.
+pub const REPORTS_POLL_EVERY: Duration = Duration::from_millis(500);
+
 // ---- events out -------------------------------------------------------------------------------------------------------------
 
 /// Bytes of the largest event as JSON: the longest ids and texts, every character escaped, come to under 7 KiB.
 pub const EVENT_BYTES_MAX: usize = 8 * 1024;
 /// What its record adds: key, header, and the frame of a pack of one.
 pub const EVENT_OVERHEAD_BYTES: usize = 512;
-/// Rows of one partition that a relay reads at once.
-pub const RELAY_ROWS_PER_ROUND: i64 = 8;
-/// Events that are fired before one wait: four full batches; more gains nothing that can be measured.
-pub const RELAY_SLICE_EVENTS: usize = 1000;
+/// Rows of one partition that a relay reads, publishes and deletes at once: what a relay that is killed publishes twice, at most.
+pub const RELAY_ROWS_PER_ROUND: i64 = 16;
+/// Events that are fired before one wait: three full batches. As many fill one request to the broker ([`EVENT_PACK_BYTES_MAX`]).
+pub const RELAY_SLICE_EVENTS: usize = 750;
+/// Bytes that the relay's producer packs into one request to a partition (`batch.size`): a slice of usual events, with half as much room again for
+/// longer ids, below what the topic takes.
+pub const EVENT_PACK_BYTES_MAX: usize = 480 * 1024;
+/// How long the client library waits for the rest of a slice, so that it goes as one request (`linger.ms`).
+pub const RELAY_LINGER: Duration = Duration::from_millis(2);
 /// Events in the client library's queue: a slice of each of a hundred partitions.
 pub const EVENT_QUEUE_RECORDS_MAX: usize = 100 * RELAY_SLICE_EVENTS;
 /// Bytes in that queue. A full one holds a slice back, no more.
 pub const EVENT_QUEUE_KIB_MAX: usize = 64 * 1024;
-/// How often an idle relay looks for rows: the age of an event when it is published, at most, while all is well.
+/// How often a relay looks for rows, unless it knows of more: the age of an event when it is published, at most, while all is well.
 pub const RELAY_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a relay asks for partitions that nobody leads, and measures the lag. Its session is never idle for longer.
 pub const RELAY_LEAD_EVERY: Duration = Duration::from_secs(1);

@@ -4,6 +4,7 @@
 //! be part of any is an [`Obstacle`], shown only when everything before it is decided.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use super::poll::Record;
 use crate::clock::Millis;
@@ -26,6 +27,8 @@ pub(super) struct Batch {
     pub at_max: Millis,
     /// Which of `commands` belong to a trace, and to which.
     pub traced: Vec<(usize, TraceContext)>,
+    /// Digest of the last record, once it was asked for: hashing a full one takes as long as deciding twenty commands.
+    last_digest: OnceLock<i64>,
 }
 
 impl Batch {
@@ -42,7 +45,7 @@ impl Batch {
             position: last + 1,
             log_time_before,
             log_time: log_time_before.max(self.at_max),
-            last_digest: wire::digest(bytes),
+            last_digest: *self.last_digest.get_or_init(|| wire::digest(bytes)),
         }
     }
 
@@ -163,6 +166,7 @@ impl Gather {
             self.batch.received_at_us.push(envelope.received_at_us);
         }
         self.batch.at_max = self.batch.at_max.max(at);
+        self.batch.last_digest = OnceLock::new();
         self.next = record.offset + 1;
         self.batch.records.insert(record.offset, record.payload);
     }

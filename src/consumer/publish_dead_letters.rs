@@ -28,31 +28,42 @@ pub(super) fn start(
     store: Store,
     owned: watch::Receiver<Vec<i32>>,
     stop: CancellationToken,
-) -> Result<JoinHandle<()>, KafkaError> {
-    let producer: FutureProducer<LibraryLog> = client::config(&config.kafka_brokers)
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        .set("message.timeout.ms", limits::MESSAGE_TIMEOUT.as_millis().to_string())
-        // What brokers take into the log by default fits many times over; poison can be any size.
-        .set("message.max.bytes", limits::DEAD_LETTER_BYTES_MAX.to_string())
-        .create_with_context(LibraryLog)?;
-    let topic = config.dead_letter_topic.clone();
-    Ok(tokio::spawn(async move {
+) -> JoinHandle<()> {
+    let (brokers, topic) = (config.kafka_brokers.clone(), config.dead_letter_topic.clone());
+    tokio::spawn(async move {
+        // Made when the first letter comes, which is never, as a rule: an idle producer has three threads that look around.
+        let mut producer = None;
         loop {
             let partitions = owned.borrow().clone();
             // Cut off at a stop: what was not marked is published again by whoever owns the partition next.
-            stop.run_until_cancelled(publish_all(&store, &partitions, &producer, &topic)).await;
+            stop.run_until_cancelled(publish_all(&store, &partitions, &brokers, &mut producer, &topic)).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(limits::DEAD_LETTER_EVERY) => {}
             }
         }
-    }))
+    })
+}
+
+fn connect(brokers: &str) -> Result<FutureProducer<LibraryLog>, KafkaError> {
+    client::config(brokers)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("message.timeout.ms", limits::MESSAGE_TIMEOUT.as_millis().to_string())
+        // What brokers take into the log by default fits many times over; poison can be any size.
+        .set("message.max.bytes", limits::DEAD_LETTER_BYTES_MAX.to_string())
+        .create_with_context(LibraryLog)
 }
 
 /// Publishes what is there, oldest first. A letter that fails is left for the next round and holds nobody back; a round that failed
 /// throughout is the last for now.
-async fn publish_all(store: &Store, partitions: &[i32], producer: &FutureProducer<LibraryLog>, topic: &str) {
+async fn publish_all(
+    store: &Store,
+    partitions: &[i32],
+    brokers: &str,
+    producer: &mut Option<FutureProducer<LibraryLog>>,
+    topic: &str,
+) {
     loop {
         let letters = match store.load_dead_letters(partitions).await {
             Ok(letters) if letters.is_empty() => return,
@@ -61,6 +72,16 @@ async fn publish_all(store: &Store, partitions: &[i32], producer: &FutureProduce
                 tracing::debug!(error = &error as &dyn std::error::Error, "could not read dead letters");
                 return;
             }
+        };
+        let producer = match producer {
+            Some(producer) => &*producer,
+            None => match connect(brokers) {
+                Ok(connected) => &*producer.insert(connected),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "can't publish dead letters yet");
+                    return;
+                }
+            },
         };
         let mut published = 0;
         for letter in &letters {

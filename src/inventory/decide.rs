@@ -30,6 +30,8 @@ mod tell;
 /// If the snapshot contradicts itself (promised more than exists). The caller catches it; nothing was written.
 pub fn decide(snapshot: &Snapshot, commands: &[Logged]) -> Outcome {
     let mut state = State::from(snapshot);
+    state.events.reserve(commands.len());
+    state.touched.reserve(commands.len());
     let decisions: Vec<Decision> = commands.iter().map(|logged| state.decide_one(logged)).collect();
     assert_eq!(decisions.len(), commands.len(), "one decision per command");
     let events = std::mem::take(&mut state.events);
@@ -46,8 +48,8 @@ struct State {
     known_keys: BTreeSet<Uuid>,
     /// Those of the snapshot and those that the batch made.
     reservations: BTreeMap<Uuid, Reservation>,
-    /// Ids of those that the batch made or changed.
-    touched: BTreeSet<Uuid>,
+    /// Ids of those that the batch made or changed, some of them repeatedly.
+    touched: Vec<Uuid>,
     holdings: BTreeMap<(SkuId, UserId), Holdings>,
     /// Units of holds by their end. Of holds that end after the batch only what the batch itself did is here; nobody reads those.
     due: BTreeMap<SkuId, BTreeMap<Millis, i64>>,
@@ -67,7 +69,7 @@ impl From<&Snapshot> for State {
             known_commands: snapshot.known_commands.clone(),
             known_keys: snapshot.known_keys.clone(),
             reservations: snapshot.reservations.clone(),
-            touched: BTreeSet::new(),
+            touched: Vec::new(),
             holdings: snapshot.holdings.clone(),
             due: snapshot.due.clone(),
             events: Vec::new(),
@@ -179,7 +181,7 @@ impl State {
         Verdict::Poison(reason)
     }
 
-    /// Puts a changed reservation in its place and keeps `due` and the holder's units in step.
+    /// Puts a reservation that is changed in its place and keeps `due` and the holder's units in step.
     fn put_reservation(&mut self, id: Uuid, after: Reservation) {
         let before = self.reservations.get(&id);
         let log_time = self.log_time;
@@ -199,19 +201,21 @@ impl State {
             }
         }
         self.reservations.insert(id, after);
-        self.touched.insert(id);
+        self.touched.push(id);
     }
 
     /// What differs from the snapshot; a SKU whose stock differs gets the number of its next movement.
     fn into_changes(self, snapshot: &Snapshot) -> Changes {
         let log_time = self.log_time;
         let units = self.holdings.into_iter().map(|(whose, has)| (whose, has.live_at(log_time))).collect();
-        let mut reservations = self.reservations;
-        let changed = self.touched.into_iter().filter_map(|id| {
-            let after = reservations.remove(&id)?;
-            Some((id, ReservationChange { before: snapshot.reservations.get(&id).cloned(), after }))
-        });
-        let reservations = changed.collect();
+        let mut touched = self.touched;
+        touched.sort_unstable();
+        let changed = self.reservations.into_iter().filter(|(id, _)| touched.binary_search(id).is_ok());
+        let reservations = changed
+            .map(|(id, after)| {
+                (id, ReservationChange { before: snapshot.reservations.get(&id).cloned().map(Box::new), after })
+            })
+            .collect();
         let mut changes = Changes { log_time, skus: BTreeMap::new(), reservations, units };
         for (id, after) in self.skus {
             let before = snapshot.skus.get(&id);

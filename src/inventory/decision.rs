@@ -260,8 +260,8 @@ pub struct Changes {
 /// One reservation before and after a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReservationChange {
-    /// As in the snapshot; absent = the batch decided it.
-    pub before: Option<Reservation>,
+    /// As in the snapshot; absent = the batch decided it, as nearly always: a box keeps what is moved around small.
+    pub before: Option<Box<Reservation>>,
     /// As the batch leaves it.
     pub after: Reservation,
 }

@@ -9,18 +9,21 @@
 //! Partitions are explicit: the SKU's own, as in the log.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError as LibraryError;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 
+use super::polled::PolledProducer;
 use super::producer::report::{self, Report};
 use super::topics::{self, TopicFacts};
 use super::{KafkaError, client};
+use crate::ids::SkuId;
 use crate::limits;
 use crate::outbox::round::Sent;
 
@@ -28,29 +31,34 @@ use crate::outbox::round::Sent;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRecord {
     /// The SKU.
-    pub key: Arc<str>,
+    pub key: SkuId,
     /// The event's JSON.
     pub value: Vec<u8>,
 }
 
 /// Handle to a producer; the records of one partition must come from one caller at a time.
 pub struct EventProducer {
-    library: Option<ThreadedProducer<Events>>,
+    library: PolledProducer<Events>,
     topic: String,
     content_type: &'static str,
     facts: TopicFacts,
 }
 
 impl EventProducer {
-    /// A producer for a topic that exists.
+    /// A producer for a topic that exists. Records wait `linger` for company; whole milliseconds.
     ///
     /// # Errors
     /// If no broker can be asked about the topic, or the client library refuses its settings.
-    pub async fn connect(brokers: &str, topic: &str, content_type: &'static str) -> Result<Self, KafkaError> {
+    pub async fn connect(
+        brokers: &str,
+        topic: &str,
+        content_type: &'static str,
+        linger: Duration,
+    ) -> Result<Self, KafkaError> {
         let facts = topics::facts(brokers, topic).await?;
-        let library = ThreadedProducer::from_config_and_context(&config(brokers, &facts), Events)
+        let library = PolledProducer::start(&config(brokers, &facts, linger), Events)
             .map_err(KafkaError::because("make a producer of events"))?;
-        Ok(Self { library: Some(library), topic: topic.to_owned(), content_type, facts })
+        Ok(Self { library, topic: topic.to_owned(), content_type, facts })
     }
 
     /// Sends records to the partition that belongs to a partition of the log, waits once, and reports on each.
@@ -62,7 +70,7 @@ impl EventProducer {
         let partition = log_partition.rem_euclid(self.facts.partitions);
         let mut is_broken = false;
         for (n, record) in records.iter().enumerate() {
-            let size = record.key.len() + record.value.len() + limits::EVENT_OVERHEAD_BYTES;
+            let size = record.key.as_str().len() + record.value.len() + limits::EVENT_OVERHEAD_BYTES;
             if is_broken {
                 flight.land(n, Sent::Open);
             } else if size > self.facts.message_bytes_max {
@@ -85,10 +93,10 @@ impl EventProducer {
         let seat = Box::new(Seat { flight: Arc::clone(flight), n });
         let record = BaseRecord::with_opaque_to(&self.topic, seat)
             .partition(partition)
-            .key(record.key.as_bytes())
+            .key(record.key.as_str())
             .payload(&record.value)
             .headers(headers);
-        match self.library().send(record) {
+        match self.library.send(record) {
             Ok(()) => true,
             Err((error, record)) => {
                 tracing::debug!(%error, "could not hand an event over");
@@ -100,40 +108,29 @@ impl EventProducer {
 
     /// Whether this producer can send nothing any more; another one must take over.
     pub fn is_over(&self) -> bool {
-        self.library().client().fatal_error().is_some()
+        self.library.client().fatal_error().is_some()
     }
 
     /// Gives up everything on its way: each record gets its report soon.
     pub fn give_up(&self) {
-        self.library().purge(PurgeConfig::default().queue().inflight());
-    }
-
-    fn library(&self) -> &ThreadedProducer<Events> {
-        self.library.as_ref().expect("taken only when it is dropped")
+        self.library.purge(PurgeConfig::default().queue().inflight());
     }
 }
 
-impl Drop for EventProducer {
-    /// The end of the library's threads takes up to half a second.
-    fn drop(&mut self) {
-        let library = self.library.take();
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(library))),
-            Err(_) => drop(library),
-        }
-    }
-}
-
-fn config(brokers: &str, facts: &TopicFacts) -> rdkafka::ClientConfig {
+fn config(brokers: &str, facts: &TopicFacts, linger: Duration) -> rdkafka::ClientConfig {
     // A pack may not be larger than the topic takes, or events would be refused for the company they are in.
-    let pack_bytes = limits::RECORD_PACK_BYTES_MAX.min(facts.message_bytes_max);
+    let pack_bytes = limits::EVENT_PACK_BYTES_MAX.min(facts.message_bytes_max);
     let mut config = client::config(brokers);
     config
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("enable.gapless.guarantee", "true")
         .set("message.timeout.ms", "0") // 0 = never
-        .set("linger.ms", "0") // The wait for company is the firing itself; a millisecond more made all sizes slower (benches/relay.rs).
+        // Records are handed over one by one, faster than the library's thread would take them to send each handful in a request of its own.
+        // It has one request of a partition in the air; while the next one is ready, that thread polls without pause. So a whole slice
+        // fills a request exactly and goes at once; only the rest of a round lingers.
+        .set("linger.ms", linger.as_millis().to_string())
+        .set("batch.num.messages", limits::RELAY_SLICE_EVENTS.to_string())
         .set("batch.size", pack_bytes.to_string())
         .set("message.max.bytes", facts.message_bytes_max.max(limits::TOPIC_MESSAGE_BYTES_MIN).to_string())
         .set("request.timeout.ms", limits::PUBLISH_REQUEST_TIMEOUT.as_millis().to_string())

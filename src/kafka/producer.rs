@@ -10,14 +10,15 @@ pub(super) mod report;
 use std::sync::Arc;
 
 use rdkafka::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError as LibraryError;
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::{oneshot, watch};
 
+use super::polled::PolledProducer;
 use super::trace_headers::{self, Traced};
 use super::{KafkaError, client};
 use crate::limits;
@@ -36,7 +37,7 @@ pub struct Producer {
 
 struct Shared {
     topic: Arc<str>,
-    library: ThreadedProducer<Events>,
+    library: PolledProducer<Events>,
     link: watch::Receiver<Link>,
 }
 
@@ -49,8 +50,8 @@ impl Producer {
         let (link, watched) = watch::channel(Link::Doubted);
         let (doubts, doubted) = link::doubts();
         let events = Events { link: link.clone(), doubts };
-        let library = ThreadedProducer::from_config_and_context(&config(brokers), events)
-            .map_err(KafkaError::because("make a producer"))?;
+        let library =
+            PolledProducer::start(&config(brokers), events).map_err(KafkaError::because("make a producer"))?;
         let shared = Arc::new(Shared { topic: topic.into(), library, link: watched });
         link::start_probe(Arc::downgrade(&shared), link, doubted)?;
         Ok(Self { shared })

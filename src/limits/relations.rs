@@ -35,6 +35,7 @@ const _: () = {
         "an answer would wait for a query that is given up"
     );
     assert!(SOLD_OUT_RENEW_EVERY.as_millis() * 2 < SOLD_OUT_LEASE.as_millis(), "a flag would flicker");
+    assert!(EVENT_PACK_BYTES_MAX <= TOPIC_MESSAGE_BYTES_MIN, "events would be refused for the company they are in");
     assert!(PARTITION_BUFFER_RECORDS_MAX >= BATCH_SIZE_MAX, "a batch of unpacked records could never fill");
     assert!(
         // As `cli::serve` takes the process apart. The operators' part counts five times: the public listener's last answers, publishes

@@ -111,8 +111,12 @@ struct Relay<'c> {
     session: OutboxSession,
     lanes: BTreeMap<i32, Lane>,
     producer: Option<Arc<EventProducer>>,
+    /// The producer waits for no company: there were events to be sent alone when it was made, maybe a thousand.
+    is_hasty: bool,
     /// When a missing producer is tried again.
     connect_at: Instant,
+    /// When lanes are looked at of which nobody knows whether rows wait.
+    look_at: Instant,
     was_told: bool,
     stop: CancellationToken,
 }
@@ -122,8 +126,19 @@ type Flights = FuturesUnordered<BoxFuture<'static, Landed>>;
 impl<'c> Relay<'c> {
     fn new(config: &'c Config, session: OutboxSession, stop: CancellationToken) -> Self {
         let source = cloud_event::source(&config.topic).into();
-        let (lanes, connect_at) = (BTreeMap::new(), Instant::now());
-        Self { config, source, session, lanes, producer: None, connect_at, was_told: false, stop }
+        let (lanes, now) = (BTreeMap::new(), Instant::now());
+        Self {
+            config,
+            source,
+            session,
+            lanes,
+            producer: None,
+            is_hasty: false,
+            connect_at: now,
+            look_at: now,
+            was_told: false,
+            stop,
+        }
     }
 
     /// Until `stop`, or until the session is broken: then everything in the air is given up, because another relay may lead now.
@@ -149,7 +164,10 @@ impl<'c> Relay<'c> {
             }
             self.connect().await;
             self.begin_rounds(flights).await?;
-            let wait = limits::RELAY_LOOK_EVERY.min(ask_at.saturating_duration_since(Instant::now()));
+            // Without a producer nothing was looked at, and there is no hurry.
+            let now = Instant::now();
+            let look_at = if self.look_at > now { self.look_at } else { now + limits::RELAY_LOOK_EVERY };
+            let wait = look_at.min(ask_at).saturating_duration_since(now);
             // All arms are cancel-safe.
             tokio::select! {
                 biased;
@@ -181,12 +199,14 @@ impl<'c> Relay<'c> {
             return;
         }
         let Config { brokers, events_topic, .. } = self.config;
-        let connecting = EventProducer::connect(brokers, events_topic, cloud_event::CONTENT_TYPE);
+        let is_hasty = self.lanes.values().any(Lane::has_suspects);
+        let linger = if is_hasty { Duration::ZERO } else { limits::RELAY_LINGER };
+        let connecting = EventProducer::connect(brokers, events_topic, cloud_event::CONTENT_TYPE, linger);
         match self.stop.run_until_cancelled(connecting).await {
             None => {}
             Some(Ok(producer)) => {
                 self.was_told = false;
-                self.producer = Some(Arc::new(producer));
+                (self.producer, self.is_hasty) = (Some(Arc::new(producer)), is_hasty);
             }
             Some(Err(error)) => {
                 if !self.was_told {
@@ -202,12 +222,18 @@ impl<'c> Relay<'c> {
         }
     }
 
-    /// Reads rows of the lanes that are not in the air, and sends them off.
+    /// Reads rows of the lanes that are not in the air, and sends them off. A lane that was emptied waits for the next look, with all others:
+    /// what is looked for at once is little, and each handful costs Postgres and the broker as much as a crowd.
     async fn begin_rounds(&mut self, flights: &mut Flights) -> Result<(), Broken> {
         let Some(producer) = self.producer.clone() else { return Ok(()) };
         let now = Instant::now();
+        let is_due = now >= self.look_at;
+        if is_due {
+            self.look_at = now + limits::RELAY_LOOK_EVERY;
+        }
+        let lanes = self.lanes.iter_mut();
         let asked: Vec<(i32, i64)> =
-            self.lanes.iter_mut().filter_map(|(partition, lane)| Some((*partition, lane.look_from(now)?))).collect();
+            lanes.filter_map(|(partition, lane)| Some((*partition, lane.look_from(is_due, now)?))).collect();
         if asked.is_empty() {
             return Ok(());
         }
@@ -265,6 +291,10 @@ impl<'c> Relay<'c> {
         }
         let lane = self.lanes.get_mut(&partition).expect("a lane in the air is still led");
         lane.end(held, Instant::now());
+        if self.is_hasty && !self.lanes.values().any(Lane::has_suspects) {
+            // What it has in the air for other partitions lands with it; the next rounds get one that lingers.
+            (self.producer, self.is_hasty) = (None, false);
+        }
         Ok(())
     }
 

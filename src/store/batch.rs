@@ -18,15 +18,15 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
 use sqlx::postgres::PgQueryResult;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::connect::{ask, smallint};
 use super::memory::{EndedHold, Learned, Memory};
 use super::rows::Rows;
 use super::{StoreError, Writer};
-use crate::clock::{Millis, time_of};
+use crate::clock::{Millis, millis_of, time_of};
 use crate::ids::{Quantity, SkuId, UserId};
 use crate::inventory::{Event, Happening, LifeChange, Logged, Origin, Outcome, ReservationEvent, Snapshot};
 use crate::limits;
@@ -104,6 +104,8 @@ pub struct BatchTransaction<'w> {
     writer: &'w mut Writer,
     conn: PgConnection,
     head: BatchHead,
+    /// Of the user of each reserve command that was loaded for, 0 for any other command.
+    user_hashes: Vec<i64>,
     learned: Learned,
 }
 
@@ -114,21 +116,17 @@ impl Writer {
     /// [`BatchError::Fenced`], or what the server or the connection did.
     pub async fn begin(&mut self, head: BatchHead) -> Result<BatchTransaction<'_>, BatchError> {
         self.pass_fence(head, async |writer, conn| {
-            sqlx::query(
-                "/* fence */ UPDATE partition_state SET position = $6, log_time = $7, last_digest = $8
-                 WHERE topic = $1 AND partition = $2 AND epoch = $3 AND owner_token = $4 AND position = $5
-                   AND halted_reason IS NULL",
-            )
-            .bind(&*writer.config.topic)
-            .bind(smallint(writer.partition))
-            .bind(writer.epoch)
-            .bind(writer.token)
-            .bind(head.first_offset)
-            .bind(head.position)
-            .bind(time_of(head.log_time))
-            .bind(head.last_digest)
-            .execute(conn)
-            .await
+            // One way there and back for both.
+            let fence = format!(
+                "/* fence */ BEGIN; EXECUTE fence ({}, '{}', {}, {}, {}, {})",
+                writer.epoch,
+                writer.token,
+                head.first_offset,
+                head.position,
+                millis_of(time_of(head.log_time)),
+                head.last_digest
+            );
+            sqlx::raw_sql(AssertSqlSafe(fence)).execute(conn).await // numbers and a UUID
         })
         .await
     }
@@ -140,6 +138,7 @@ impl Writer {
     pub async fn begin_between(&mut self, position: i64, log_time: Millis) -> Result<BatchTransaction<'_>, BatchError> {
         let head = BatchHead { first_offset: position, position, log_time_before: log_time, log_time, last_digest: 0 };
         self.pass_fence(head, async |writer, conn| {
+            sqlx::raw_sql("BEGIN").execute(&mut *conn).await?;
             sqlx::query(
                 "/* fence */ UPDATE partition_state SET owner = owner
                  WHERE topic = $1 AND partition = $2 AND epoch = $3 AND owner_token = $4 AND position = $5
@@ -162,12 +161,9 @@ impl Writer {
         fence: impl AsyncFnOnce(&Self, &mut PgConnection) -> Result<PgQueryResult, sqlx::Error>,
     ) -> Result<BatchTransaction<'_>, BatchError> {
         let mut conn = self.take_connection("begin a batch").map_err(BatchError::Lost)?;
-        let fence = async {
-            sqlx::raw_sql("BEGIN").execute(&mut conn).await?;
-            fence(self, &mut conn).await
-        };
-        let passed = ask("pass the fence", limits::STATEMENT_DEADLINE, fence).await;
-        let transaction = BatchTransaction { writer: self, conn, head, learned: Learned::default() };
+        let passed = ask("pass the fence", limits::STATEMENT_DEADLINE, fence(self, &mut conn)).await;
+        let (user_hashes, learned) = (Vec::new(), Learned::default());
+        let transaction = BatchTransaction { writer: self, conn, head, user_hashes, learned };
         match passed {
             Ok(passed) if passed.rows_affected() == 1 => Ok(transaction),
             Ok(_) => Err(transaction.roll_back(BatchError::Fenced).await),
@@ -186,15 +182,16 @@ impl BatchTransaction<'_> {
     }
 
     async fn load(&mut self, commands: &[Logged]) -> Result<Snapshot, StoreError> {
-        let mut asked = load::Asked::of(commands);
         self.writer.remember_on(&mut self.conn).await?;
         let (writer, conn) = (&*self.writer, &mut self.conn);
         let memory = writer.memory.as_ref().expect("remembered just now");
+        self.user_hashes = load::user_hashes(commands);
+        let mut asked = load::Asked::of(commands, &self.user_hashes, memory);
         let (skus, due) = load::skus_and_due(&asked, memory, self.head.log_time_before);
         // A request for a SKU that is not here becomes poison, not a row: the primary key would not notice that its id is known.
         let is_careful = writer.careful_batches > 0 || skus.len() < asked.skus.len();
         let known = load::load_known(conn, writer.partition, &asked, is_careful, memory.has_poison()).await?;
-        let reservations = load::load_targets(conn, writer.partition, &mut asked).await?;
+        let reservations = load::load_targets(conn, writer.partition, &mut asked, memory).await?;
         Ok(Snapshot {
             partition: writer.partition,
             log_time: self.head.log_time_before,
@@ -203,12 +200,12 @@ impl BatchTransaction<'_> {
             known_commands: known.commands,
             known_keys: known.keys,
             reservations,
-            holdings: load::load_holdings(conn, writer.partition, &asked, memory).await?,
+            holdings: load::load_holdings(conn, writer.partition, asked).await?,
             due,
         })
     }
 
-    /// Writes what was decided. `raw` = the bytes of the records, by offset; only those of poisoned commands are kept.
+    /// Writes what was decided of the commands that the snapshot was loaded for. `raw` = the bytes of the records, by offset; only those of poisoned commands are kept.
     ///
     /// # Errors
     /// [`BatchError`]; call [`Self::roll_back`] with it.
@@ -222,7 +219,7 @@ impl BatchTransaction<'_> {
         raw: &BTreeMap<i64, &[u8]>,
     ) -> Result<(), BatchError> {
         assert_eq!(outcome.changes.log_time, self.head.log_time, "the fence wrote the log time that decide found");
-        let rows = Rows::of(self.writer.partition, commands, outcome);
+        let rows = Rows::of(self.writer.partition, commands, &self.user_hashes, outcome);
         let written = async {
             write::write_commands(&mut self.conn, self.writer.partition, &rows).await?;
             write::write_poison(&mut self.conn, self.writer.partition, &rows, raw).await?;
@@ -237,7 +234,7 @@ impl BatchTransaction<'_> {
             }
             written => written.map_err(BatchError::before_commit)?,
         };
-        self.learned = Learned::of(outcome);
+        self.learned = Learned::of(commands, &self.user_hashes, outcome);
         let (sku_count, change_count) = (rows.skus.skus.len(), rows.changes.ids.len());
         if (skus, changed) == (sku_count as i64, change_count as u64) {
             return Ok(());

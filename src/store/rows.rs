@@ -1,13 +1,15 @@
 //! Decisions as columns: what one batch writes, laid out for `unnest`. Pure.
 
-use sqlx::Postgres;
-use sqlx::postgres::{PgHasArrayType, PgTypeInfo};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo};
+use sqlx::{Encode, Postgres};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::catalogue::late_payment_number;
 use super::outbox;
-use crate::clock::{Millis, time_of};
+use crate::clock::{EARLIEST, LATEST, Millis, time_of};
 use crate::ids::{self, Metadata, SkuId};
 use crate::inventory::{
     Command, Decision, Logged, Outcome, Refusal, Rejection, ReservationChange, Reserve, SkuChange, Status, Verdict,
@@ -15,13 +17,12 @@ use crate::inventory::{
 use crate::outbox::packed;
 
 /// A new row of `reservation`, as the type `new_reservation` has it: **the order of the fields is the type's**.
-#[derive(sqlx::Encode)]
 pub(super) struct NewReservation<'b> {
     pub reservation_id: Uuid,
     pub user_hash: i64,
     pub log_offset: i64,
-    pub log_time: OffsetDateTime,
-    pub expires_at: Option<OffsetDateTime>,
+    pub log_time: Millis,
+    pub expires_at: Option<Millis>,
     pub available: Option<i64>,
     pub quantity: i32,
     pub user_limit: Option<i32>,
@@ -33,6 +34,63 @@ pub(super) struct NewReservation<'b> {
     pub sku_id: &'b str,
     pub reason: Option<&'b str>,
     pub metadata: Option<&'b str>,
+}
+
+/// The binary form of a composite value, written here because the general way, field by field through the library's types, takes five times as
+/// long: for each field its type's number in `pg_type` (those of built-in types never change), its length, -1 for NULL, and its bytes.
+impl Encode<'_, Postgres> for NewReservation<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let mut row = Composite(buffer);
+        row.0.extend_from_slice(&16_i32.to_be_bytes()); // fields
+        row.put(UUID, Some(self.reservation_id.as_bytes()));
+        row.put(INT8, Some(&self.user_hash.to_be_bytes()));
+        row.put(INT8, Some(&self.log_offset.to_be_bytes()));
+        row.put(TIMESTAMPTZ, Some(&timestamp(self.log_time)));
+        row.put(TIMESTAMPTZ, self.expires_at.map(timestamp).as_ref());
+        row.put(INT8, self.available.map(i64::to_be_bytes).as_ref());
+        row.put(INT4, Some(&self.quantity.to_be_bytes()));
+        row.put(INT4, self.user_limit.map(i32::to_be_bytes).as_ref());
+        row.put(INT4, self.remaining.map(i32::to_be_bytes).as_ref());
+        row.put(INT2, Some(&self.log_index.to_be_bytes()));
+        row.put(INT2, Some(&self.status.to_be_bytes()));
+        row.put(BOOL, self.holds_pending.map(|is_pending| [u8::from(is_pending)]).as_ref());
+        row.put(TEXT, Some(self.user_id.as_bytes()));
+        row.put(TEXT, Some(self.sku_id.as_bytes()));
+        row.put(TEXT, self.reason.map(str::as_bytes));
+        row.put(TEXT, self.metadata.map(str::as_bytes));
+        Ok(IsNull::No)
+    }
+}
+
+// `SELECT oid FROM pg_type`.
+const BOOL: u32 = 16;
+const INT8: u32 = 20;
+const INT2: u32 = 21;
+const INT4: u32 = 23;
+const TEXT: u32 = 25;
+const TIMESTAMPTZ: u32 = 1184;
+const UUID: u32 = 2950;
+
+struct Composite<'b>(&'b mut PgArgumentBuffer);
+
+impl Composite<'_> {
+    fn put<T: AsRef<[u8]> + ?Sized>(&mut self, of_type: u32, value: Option<&T>) {
+        self.0.extend_from_slice(&of_type.to_be_bytes());
+        match value.map(AsRef::as_ref) {
+            None => self.0.extend_from_slice(&(-1_i32).to_be_bytes()),
+            Some(bytes) => {
+                let length = i32::try_from(bytes.len()).expect("ids and metadata are bounded");
+                self.0.extend_from_slice(&length.to_be_bytes());
+                self.0.extend_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// Postgres counts microseconds from 2000-01-01 UTC.
+fn timestamp(at: Millis) -> [u8; 8] {
+    const YEAR_2000: Millis = 946_684_800_000;
+    ((at.clamp(EARLIEST, LATEST) - YEAR_2000) * 1000).to_be_bytes()
 }
 
 impl sqlx::Type<Postgres> for NewReservation<'_> {
@@ -136,16 +194,17 @@ pub(super) struct Rows<'b> {
 }
 
 impl<'b> Rows<'b> {
-    /// Lays out a batch's decisions.
+    /// Lays out a batch's decisions. `user_hashes` = those of the users of reserve commands, by command.
     ///
     /// # Panics
     /// Unless there is one decision per command, in the same order.
-    pub fn of(partition: i32, commands: &'b [Logged], outcome: &Outcome) -> Self {
+    pub fn of(partition: i32, commands: &'b [Logged], user_hashes: &[i64], outcome: &Outcome) -> Self {
         assert_eq!(commands.len(), outcome.decisions.len(), "one decision per command");
-        let mut rows = Self::default();
-        for (logged, decision) in commands.iter().zip(&outcome.decisions) {
+        assert_eq!(commands.len(), user_hashes.len(), "one hash per command");
+        let mut rows = Self { reservations: Vec::with_capacity(commands.len()), ..Self::default() };
+        for ((logged, user_hash), decision) in commands.iter().zip(user_hashes).zip(&outcome.decisions) {
             assert_eq!(logged.place, decision.place, "decisions come in the order of their commands");
-            rows.put(partition, logged, decision);
+            rows.put(partition, logged, *user_hash, decision);
         }
         // Two partitions' batches that share ids insert them in the same order: one waits for the other, never both.
         rows.reservations.sort_unstable_by_key(|row| row.reservation_id);
@@ -167,7 +226,7 @@ impl<'b> Rows<'b> {
         count(self.reservations.len() + self.commands.ids.len())
     }
 
-    fn put(&mut self, partition: i32, logged: &'b Logged, decision: &Decision) {
+    fn put(&mut self, partition: i32, logged: &'b Logged, user_hash: i64, decision: &Decision) {
         match (&decision.verdict, &logged.command) {
             (Verdict::Duplicate, _) => self.duplicate_count += 1,
             (Verdict::Poison(reason), command) => {
@@ -175,7 +234,7 @@ impl<'b> Rows<'b> {
                 self.poison.put(decision, id, reason.code());
             }
             (verdict, Ok(Command::Reserve(reserve))) => {
-                self.reservations.push(new_reservation(reserve, decision, verdict));
+                self.reservations.push(new_reservation(reserve, user_hash, decision, verdict));
             }
             (Verdict::Ticked { .. }, _) => self.tick_count += 1,
             (verdict, Ok(command)) => {
@@ -258,12 +317,17 @@ fn result_of(verdict: &Verdict) -> (&'static str, [Option<i64>; 3]) {
     }
 }
 
-fn new_reservation<'b>(reserve: &'b Reserve, decision: &Decision, verdict: &Verdict) -> NewReservation<'b> {
+fn new_reservation<'b>(
+    reserve: &'b Reserve,
+    user_hash: i64,
+    decision: &Decision,
+    verdict: &Verdict,
+) -> NewReservation<'b> {
     let mut row = NewReservation {
         reservation_id: reserve.id,
-        user_hash: reserve.user.hash64(),
+        user_hash,
         log_offset: decision.place.offset,
-        log_time: time_of(decision.at),
+        log_time: decision.at,
         expires_at: None,
         available: None,
         quantity: count_u32(reserve.quantity.get()),
@@ -280,7 +344,7 @@ fn new_reservation<'b>(reserve: &'b Reserve, decision: &Decision, verdict: &Verd
     match verdict {
         Verdict::Reserved { expires_at } => {
             row.status = Status::Reserved.number();
-            row.expires_at = Some(time_of(*expires_at));
+            row.expires_at = Some(*expires_at);
         }
         Verdict::Rejected(rejection) => {
             row.reason = Some(rejection.code());

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -110,6 +110,7 @@ impl Writer {
         let row = terminating_blockers(&config.database_url, backend_pid, claiming).await?;
         let claim = claim_of(&row.ok_or(ClaimError::NoRow(partition))?)
             .map_err(|source| StoreError::Query { attempt: "read a claim", source })?;
+        prepare_fence(&mut conn, &config.topic, partition).await?;
         let config = config.clone();
         Ok((
             Self {
@@ -166,6 +167,7 @@ impl Writer {
             return Ok(Standing::Fenced);
         };
         let position = row.try_get(0).map_err(|source| StoreError::Query { attempt: "read the position", source })?;
+        prepare_fence(&mut conn, &self.config.topic, self.partition).await?;
         self.conn = Some(conn);
         self.backend_pid = backend_pid;
         Ok(Standing::Owner { position })
@@ -259,6 +261,20 @@ fn backend_name(partition: i32, token: Uuid) -> String {
 async fn backend_pid(conn: &mut PgConnection) -> Result<i32, StoreError> {
     let question = sqlx::query_scalar("/* backend_pid */ SELECT pg_backend_pid()").fetch_one(conn);
     ask("read the backend's process id", limits::STATEMENT_DEADLINE, question).await
+}
+
+/// Prepares the first statement of every batch by name, so that it can be sent with the BEGIN before it: the library sends statements with
+/// parameters one by one.
+async fn prepare_fence(conn: &mut PgConnection, topic: &str, partition: i32) -> Result<(), StoreError> {
+    let fence = format!(
+        "/* prepare_fence */ PREPARE fence (bigint, uuid, bigint, bigint, bigint, bigint) AS
+           UPDATE partition_state SET position = $4, log_time = timestamptz 'epoch' + $5 * interval '1 millisecond', last_digest = $6
+           WHERE topic = '{}' AND partition = {partition} AND epoch = $1 AND owner_token = $2 AND position = $3
+             AND halted_reason IS NULL",
+        topic.replace('\'', "''")
+    );
+    let prepare = sqlx::raw_sql(AssertSqlSafe(fence)).execute(conn);
+    ask("prepare the fence", limits::STATEMENT_DEADLINE, prepare).await.map(drop)
 }
 
 fn claim_of(row: &sqlx::postgres::PgRow) -> Result<Claim, sqlx::Error> {

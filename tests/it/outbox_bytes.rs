@@ -218,6 +218,17 @@ proptest! {
         let _ = unpack(&bytes);
     }
 
+    // The library sorts the members; otherwise it would write the same characters: no more of them, and none escaped that need not be.
+    #[test]
+    fn outbox_json_is_written_as_the_library_would(event in events()) {
+        let written = cloud_event::to_json("/flashsale/t", 3, &event);
+        let read: serde_json::Value = serde_json::from_slice(&written).expect("JSON");
+        let sorted = |mut bytes: Vec<u8>| { bytes.sort_unstable(); bytes };
+        prop_assert_eq!(sorted(serde_json::to_vec(&read).expect("plain")), sorted(written));
+        prop_assert_eq!(read["id"].as_str(), Some(&*event.id(3)));
+        prop_assert_eq!(read["time"].as_str(), Some(&*flashsale::clock::rfc3339(event.at)));
+    }
+
     #[test]
     fn outbox_events_fit_the_bound_that_the_topic_is_made_for(event in events()) {
         prop_assert!(cloud_event::to_json("/flashsale/t", 0, &event).len() <= limits::EVENT_BYTES_MAX);
@@ -265,4 +276,19 @@ fn outbox_page_shows_every_event_as_it_is() {
         assert!(page.contains(&format!("## {kind}\n")), "no heading for {kind}");
     }
     assert_eq!(shown.len(), expected.len(), "the page shows something else");
+}
+
+/// Members in this order, nothing between them: consumers that hash or compare records see the same bytes from every build.
+#[test]
+fn outbox_json_never_changes() {
+    let events = one_of_each();
+    let written = |event: &Event| String::from_utf8(cloud_event::to_json("/flashsale/t", 3, event)).expect("text");
+    assert_eq!(
+        written(&events[1]),
+        r#"{"specversion":"1.0","id":"3.1043.7.0","source":"/flashsale/t","type":"reservation.reserved","subject":"019aa5f1-2c00-7000-8000-000000000001","time":"2026-11-21T10:00:01.000Z","datacontenttype":"application/json","partitionkey":"console","sequence":"0000000000000001043.00007.000","data":{"reservation_id":"019aa5f1-2c00-7000-8000-000000000001","sku_id":"console","user_id":"user-7","quantity":2,"version":1,"expires_at":"2026-11-21T10:02:00.000Z","metadata":{"cart":"c-1"}}}"#
+    );
+    assert_eq!(
+        written(&events[5]),
+        r#"{"specversion":"1.0","id":"019aa5f1-2c00-7000-8000-000000000001.expired","source":"/flashsale/t","type":"reservation.expired","subject":"019aa5f1-2c00-7000-8000-000000000001","time":"2026-11-21T10:02:00.000Z","datacontenttype":"application/json","partitionkey":"console","data":{"reservation_id":"019aa5f1-2c00-7000-8000-000000000001","sku_id":"console","user_id":"user-7","quantity":2,"version":2}}"#
+    );
 }

@@ -44,7 +44,7 @@ async fn sell(ledger: &mut Ledger, who: &str, batches: usize, size: usize) {
 async fn a_relay_that_is_killed_while_it_publishes_loses_and_reorders_nothing() {
     let site = Site::shared().await;
     let mut ledger = ledger_of(&site.db).await;
-    sell(&mut ledger, "u", 60, 240).await;
+    sell(&mut ledger, "u", 120, 240).await;
     for kill in 0..3 {
         let before = rows_left(&site.db).await;
         let relay = site.spawn(&["relay"]);

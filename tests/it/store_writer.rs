@@ -62,6 +62,20 @@ async fn a_batch_moves_decisions_stock_and_position_together() {
 }
 
 #[tokio::test]
+async fn the_fence_is_sent_as_text_and_loses_nothing() {
+    // Neither a name that must be quoted, nor a fraction of a second, nor the sign of a digest.
+    let topic = r"it's \ a topic";
+    let db = Database::fresh(topic, 1).await;
+    let (mut writer, claim) = Writer::claim(&config(&db.url, topic), 0).await.expect("claimed");
+    let (log_time, last_digest) = (1_795_255_200_007, i64::MIN);
+    let head =
+        BatchHead { first_offset: 0, position: i64::MAX, log_time_before: claim.log_time, log_time, last_digest };
+    writer.begin(head).await.expect("the fence lets us pass").commit().await.expect("committed");
+    let (_, again) = Writer::claim(&config(&db.url, topic), 0).await.expect("claimed");
+    assert_eq!((again.position, again.log_time, again.last_digest), (i64::MAX, log_time, Some(last_digest)));
+}
+
+#[tokio::test]
 async fn of_two_writers_the_older_writes_nothing() {
     let db = database().await;
     let (mut old, mut old_claim) = Writer::claim(&config(&db.url, "t"), 0).await.expect("claimed");

@@ -113,7 +113,7 @@ pub(super) fn measure(clock: &dyn Clock, batch: &Batch, outcome: &Outcome, took:
     counter!(names::BATCH_PROCESSED, "outcome" => "committed").increment(1);
     histogram!(names::BATCH_SIZE).record(batch.commands.len() as f64);
     histogram!(names::BATCH_LATENCY, "phase" => "total").record(took);
-    let mut reserves = Reserves::new();
+    let (mut reserves, mut reserved) = (Reserves::new(), 0);
     let mut commands: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
     for (logged, decision) in batch.commands.iter().zip(&outcome.decisions) {
         if let Verdict::Poison(reason) = decision.verdict {
@@ -124,7 +124,7 @@ pub(super) fn measure(clock: &dyn Clock, batch: &Batch, outcome: &Outcome, took:
         let is_reserve = matches!(command, Command::Reserve(_));
         let outcome = match &decision.verdict {
             Verdict::Reserved { .. } => {
-                *reserves.entry(("reserved", "")).or_default() += 1;
+                reserved += 1;
                 continue;
             }
             Verdict::Rejected(rejection) => {
@@ -140,6 +140,9 @@ pub(super) fn measure(clock: &dyn Clock, batch: &Batch, outcome: &Outcome, took:
             _ => "done",
         };
         *commands.entry((command.kind(), outcome)).or_default() += 1;
+    }
+    if reserved > 0 {
+        reserves.insert(("reserved", ""), reserved);
     }
     if let Some(rate) = reserved_share(&reserves) {
         gauge!(names::BATCH_ALLOCATION_RATE).set(rate);

@@ -12,8 +12,8 @@ impl State {
     pub(super) fn reserve(&mut self, reserve: &Reserve) -> Verdict {
         let log_time = self.log_time;
         let sku = self.skus.get_mut(&reserve.sku).expect("looked up before");
-        let units =
-            self.holdings.get(&(reserve.sku.clone(), reserve.user.clone())).map_or(0, |has| has.live_at(log_time));
+        let holdings = self.holdings.entry((reserve.sku.clone(), reserve.user.clone())).or_default();
+        let units = holdings.live_at(log_time);
         let quantity = i64::from(reserve.quantity.get());
         let rejection = rejection_of(sku, units, quantity, log_time);
         let expires_at = log_time.saturating_add(i64::from(sku.settings.hold_seconds) * 1000);
@@ -21,6 +21,11 @@ impl State {
             sku.reserved += quantity;
             sku.assert_sound();
             assert!(units + quantity <= i64::from(sku.settings.user_limit), "no decision exceeds the limit in force");
+            *holdings.holds.entry(expires_at).or_default() += quantity;
+            if expires_at > log_time {
+                let due = self.due.entry(reserve.sku.clone()).or_default();
+                *due.entry(expires_at).or_default() += quantity;
+            }
         }
         let reservation = Reservation {
             user: reserve.user.clone(),
@@ -41,7 +46,8 @@ impl State {
             let change = LifeChange::Reserved { expires_at, metadata: reserve.metadata.clone() };
             self.tell_reservation(reserve.id, &reservation, change);
         }
-        self.put_reservation(reserve.id, reservation);
+        self.reservations.insert(reserve.id, reservation);
+        self.touched.push(reserve.id);
         rejection.map_or(Verdict::Reserved { expires_at }, Verdict::Rejected)
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kafka::EventProducer;
 use crate::kafka::event_producer::EventRecord;
 use crate::limits;
-use crate::outbox::cloud_event;
+use crate::outbox::cloud_event::JsonWriter;
 use crate::outbox::round::{Held, Round, Row};
 
 /// A flight that ended.
@@ -29,6 +29,7 @@ pub(super) async fn fly(
     stop: CancellationToken,
 ) -> Landed {
     let mut round = Round::new(partition, rows, held);
+    let mut json = JsonWriter::new(&source, partition);
     while !stop.is_cancelled() {
         let slice = round.slice();
         if slice.is_empty() {
@@ -36,7 +37,7 @@ pub(super) async fn fly(
         }
         let record = |at| {
             let event = round.event(at);
-            EventRecord { key: event.sku.as_str().into(), value: cloud_event::to_json(&source, partition, event) }
+            EventRecord { key: event.sku.clone(), value: json.write(event) }
         };
         let records = slice.iter().copied().map(record).collect();
         match timeout(limits::RELAY_FLIGHT_MAX, producer.publish_all(partition, records)).await {

@@ -13,6 +13,8 @@ use crate::store::{OutboxRow, UnreadRow};
 
 pub(super) struct Lane {
     is_flying: bool,
+    /// The last look found as many rows as it may take: there are more.
+    has_more: bool,
     /// Rows up to this number were looked at since the last retry; what is left of them belongs to SKUs that are held back.
     looked_at: i64,
     held: Held,
@@ -34,7 +36,7 @@ pub(super) enum Next {
 impl Lane {
     pub fn new() -> Self {
         let wait = limits::RELAY_RETRY_WAIT_MIN;
-        Self { is_flying: false, looked_at: 0, held: Held::default(), retry_at: None, wait }
+        Self { is_flying: false, has_more: false, looked_at: 0, held: Held::default(), retry_at: None, wait }
     }
 
     /// SKUs that are held back.
@@ -42,11 +44,17 @@ impl Lane {
         &self.held.skus
     }
 
-    /// The number after which to read; `None` = it is in the air.
-    pub fn look_from(&mut self, now: Instant) -> Option<i64> {
-        if self.is_flying {
+    /// Whether events are to be sent alone, one after the other.
+    pub fn has_suspects(&self) -> bool {
+        !self.held.suspects.is_empty()
+    }
+
+    /// The number after which to read; `None` = not now: it is in the air, or nothing is known to wait and it is no time to look (`is_due`).
+    pub fn look_from(&mut self, is_due: bool, now: Instant) -> Option<i64> {
+        if self.is_flying || !(is_due || self.has_more) {
             return None;
         }
+        self.has_more = false;
         if self.retry_at.is_some_and(|at| at <= now) {
             // From the oldest on: whoever was held back comes first.
             self.retry_at = None;
@@ -58,6 +66,7 @@ impl Lane {
 
     /// Takes rows that were loaded, in order, at least one.
     pub fn begin(&mut self, rows: Vec<OutboxRow>, now: Instant) -> Next {
+        self.has_more = rows.len() as i64 >= limits::RELAY_ROWS_PER_ROUND;
         let mut readable = Vec::with_capacity(rows.len());
         for row in rows {
             match packed::unpack(&row.events) {
@@ -99,5 +108,38 @@ impl Lane {
             self.retry_at = Some(now + self.wait);
             self.wait = super::longer(self.wait);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::Event;
+
+    /// As many readable rows, numbered from 1.
+    fn rows(count: i64) -> Vec<OutboxRow> {
+        let events = packed::pack(0, &[] as &[Event]);
+        (1..=count).map(|id| OutboxRow { partition: 0, id, skus: Vec::new(), events: events.clone() }).collect()
+    }
+
+    #[test]
+    fn a_lane_that_was_emptied_waits_until_it_is_time_to_look() {
+        let (mut lane, now) = (Lane::new(), Instant::now());
+        assert_eq!(lane.look_from(false, now), None, "nobody knows of a row");
+        assert_eq!(lane.look_from(true, now), Some(0));
+        assert!(matches!(lane.begin(rows(limits::RELAY_ROWS_PER_ROUND - 1), now), Next::Fly(..)));
+        assert_eq!(lane.look_from(true, now), None, "in the air");
+        lane.end(Held::default(), now);
+        assert_eq!(lane.look_from(false, now), None, "it took all");
+        assert_eq!(lane.look_from(true, now), Some(0));
+    }
+
+    #[test]
+    fn a_lane_that_found_as_many_as_it_may_take_looks_on_at_once() {
+        let (mut lane, now) = (Lane::new(), Instant::now());
+        lane.begin(rows(limits::RELAY_ROWS_PER_ROUND), now);
+        lane.end(Held::default(), now);
+        assert_eq!(lane.look_from(false, now), Some(0));
+        assert_eq!(lane.look_from(false, now), None, "that look found nothing");
     }
 }

@@ -15,17 +15,26 @@ use crate::ids::{SkuId, UserId};
 use crate::inventory::{Command, Holdings, Logged, Reservation, Sku};
 use crate::limits;
 
-/// What the commands of a batch name: sorted, without repeats.
-#[derive(Default)]
-pub(super) struct Asked {
+/// What the commands of a batch name, as far as anybody must be asked about it.
+pub(super) struct Asked<'c> {
+    logged: &'c [Logged],
     pub skus: BTreeSet<SkuId>,
-    reservations: BTreeSet<Uuid>,
     /// Ids and key ids.
     commands: BTreeSet<Uuid>,
     targets: BTreeSet<Uuid>,
-    users: BTreeSet<UserId>,
+    /// Hashes of the users that may have something.
+    holders: Vec<i64>,
     /// Log time of the last command.
     until: Millis,
+}
+
+/// The hash of the user of each reserve command, 0 for any other command: computed once for all that a batch needs it for.
+pub(super) fn user_hashes(commands: &[Logged]) -> Vec<i64> {
+    let hash = |logged: &Logged| match &logged.command {
+        Ok(Command::Reserve(reserve)) => reserve.user.hash64(),
+        _ => 0,
+    };
+    commands.iter().map(hash).collect()
 }
 
 /// Ids that have their decision.
@@ -37,18 +46,19 @@ pub(super) struct Known {
     pub keys: BTreeSet<Uuid>,
 }
 
-impl Asked {
-    pub fn of(commands: &[Logged]) -> Self {
-        let mut asked =
-            Self { until: commands.iter().map(|logged| logged.at).fold(Millis::MIN, Millis::max), ..Self::default() };
-        for command in commands.iter().filter_map(|logged| logged.command.as_ref().ok()) {
-            asked.skus.insert(command.sku().clone());
+impl<'c> Asked<'c> {
+    pub fn of(logged: &'c [Logged], user_hashes: &[i64], memory: &Memory) -> Self {
+        let until = logged.iter().map(|logged| logged.at).fold(Millis::MIN, Millis::max);
+        let (skus, commands, targets) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut asked = Self { logged, skus, commands, targets, holders: Vec::new(), until };
+        for (logged, user_hash) in logged.iter().zip(user_hashes) {
+            let Ok(command) = &logged.command else { continue };
+            if !asked.skus.contains(command.sku()) {
+                asked.skus.insert(command.sku().clone());
+            }
             asked.targets.extend(command.target());
             match command {
-                Command::Reserve(reserve) => {
-                    asked.reservations.insert(reserve.id);
-                    asked.users.insert(reserve.user.clone());
-                }
+                Command::Reserve(_) => asked.holders.extend(Some(*user_hash).filter(|hash| memory.may_hold(*hash))),
                 Command::Tick(_) => {}
                 other => {
                     asked.commands.insert(other.id());
@@ -58,11 +68,20 @@ impl Asked {
         }
         asked
     }
+
+    /// Ids of the reserve commands: needed only where they must be looked up.
+    fn reservations(&self) -> Vec<Uuid> {
+        let id = |logged: &Logged| match &logged.command {
+            Ok(Command::Reserve(reserve)) => Some(reserve.id),
+            _ => None,
+        };
+        self.logged.iter().filter_map(id).collect()
+    }
 }
 
 /// The SKUs of the batch that are configured in this partition, and the units of their holds that end within it.
 pub(super) fn skus_and_due(
-    asked: &Asked,
+    asked: &Asked<'_>,
     memory: &Memory,
     log_time: Millis,
 ) -> (BTreeMap<SkuId, Sku>, BTreeMap<SkuId, BTreeMap<Millis, i64>>) {
@@ -76,7 +95,8 @@ pub(super) fn skus_and_due(
 pub(super) async fn load_targets(
     conn: &mut PgConnection,
     partition: i32,
-    asked: &mut Asked,
+    asked: &mut Asked<'_>,
+    memory: &Memory,
 ) -> Result<BTreeMap<Uuid, Reservation>, StoreError> {
     if asked.targets.is_empty() {
         return Ok(BTreeMap::new());
@@ -96,7 +116,8 @@ pub(super) async fn load_targets(
     )
     .await?;
     let targets = rows.iter().map(reservation_of).collect::<Result<BTreeMap<_, _>, _>>()?;
-    asked.users.extend(targets.values().map(|target| target.user.clone()));
+    let hashes = targets.values().map(|target| target.user.hash64());
+    asked.holders.extend(hashes.filter(|hash| memory.may_hold(*hash)));
     Ok(targets)
 }
 
@@ -109,15 +130,15 @@ pub(super) async fn load_targets(
 pub(super) async fn load_known(
     conn: &mut PgConnection,
     partition: i32,
-    asked: &Asked,
+    asked: &Asked<'_>,
     is_careful: bool,
     has_poison: bool,
 ) -> Result<Known, StoreError> {
     let mut known = Known::default();
-    if is_careful && !asked.reservations.is_empty() {
+    let ids = if is_careful || has_poison { asked.reservations() } else { Vec::new() };
+    if is_careful && !ids.is_empty() {
         let sql = "/* load_known */ SELECT reservation_id FROM reservation WHERE reservation_id = ANY($1)";
-        let ids: Vec<Uuid> = asked.reservations.iter().copied().collect();
-        let question = sqlx::query_scalar(sql).bind(ids).fetch_all(&mut *conn);
+        let question = sqlx::query_scalar(sql).bind(&ids).fetch_all(&mut *conn);
         let found: Vec<Uuid> = ask("load known reservations", limits::STATEMENT_DEADLINE, question).await?;
         known.reservations.extend(found);
     }
@@ -136,11 +157,10 @@ pub(super) async fn load_known(
             };
         }
     }
-    if has_poison && !asked.reservations.is_empty() {
+    if has_poison && !ids.is_empty() {
         let sql = "/* load_known */ SELECT command_id FROM poison
                    WHERE command_id = ANY($1) AND command_id IS NOT NULL AND partition = $2";
-        let ids: Vec<Uuid> = asked.reservations.iter().copied().collect();
-        let question = sqlx::query_scalar(sql).bind(ids).bind(smallint(partition)).fetch_all(conn);
+        let question = sqlx::query_scalar(sql).bind(&ids).bind(smallint(partition)).fetch_all(conn);
         let poisoned: Vec<Uuid> = ask("load poisoned ids", limits::STATEMENT_DEADLINE, question).await?;
         known.reservations.extend(poisoned);
     }
@@ -151,11 +171,12 @@ pub(super) async fn load_known(
 pub(super) async fn load_holdings(
     conn: &mut PgConnection,
     partition: i32,
-    asked: &Asked,
-    memory: &Memory,
+    asked: Asked<'_>,
 ) -> Result<BTreeMap<(SkuId, UserId), Holdings>, StoreError> {
-    let hashes: Vec<i64> = asked.users.iter().map(UserId::hash64).filter(|hash| memory.may_hold(*hash)).collect();
     let mut holdings: BTreeMap<(SkuId, UserId), Holdings> = BTreeMap::new();
+    let mut hashes = asked.holders;
+    hashes.sort_unstable();
+    hashes.dedup();
     if hashes.is_empty() {
         return Ok(holdings);
     }

@@ -242,7 +242,7 @@ impl MemoryStore {
     fn apply_reservation(&mut self, id: Uuid, change: &ReservationChange) {
         let after = &change.after;
         let row = self.reservations.get_mut(&id).unwrap_or_else(|| panic!("a change of a row that is not there: {id}"));
-        let version_before = match &change.before {
+        let version_before = match change.before.as_deref() {
             Some(before) => {
                 assert_eq!(row, before, "a change starts from the stored row");
                 before.version
