@@ -34,6 +34,7 @@ mod http_reads;
 mod http_refusals;
 mod http_reservations;
 mod http_server;
+mod ingress_calibration;
 mod ingress_publish;
 mod kafka_log;
 mod monitoring;
