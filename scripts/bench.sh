@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The benchmarks of docs/benchmarks.md on private servers with fsync on: `make bench`.
-# BENCH_ROWS, BENCH_BATCHES, BENCH_HOLDS, BENCH_SECONDS, BENCH_IDLE and BENCH_REQUESTS change their sizes (see benches/*.rs); arguments choose: bench.sh batch
+# BENCH_ROWS, BENCH_BATCHES, BENCH_HOLDS, BENCH_SECONDS, BENCH_IDLE, BENCH_REQUESTS, BENCH_ROUNDS and BENCH_COMMANDS change their sizes (see benches/*.rs); arguments choose: bench.sh batch
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -16,7 +16,7 @@ main() {
   local addresses bench
   addresses=$("$ROOT/scripts/services.sh" start "$WORK/services")
   eval "$addresses"
-  for bench in "${@:-batch expiry relay service}"; do
+  for bench in "${@:-collector policies publish batch expiry relay service}"; do
     # shellcheck disable=SC2086 # the default is several words
     for name in $bench; do cargo bench --locked --bench "$name"; done
   done
