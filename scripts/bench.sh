@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The benchmarks of docs/benchmarks.md on private servers with fsync on: `make bench`.
-# BENCH_ROWS, BENCH_BATCHES, BENCH_HOLDS, BENCH_SECONDS, BENCH_IDLE, BENCH_REQUESTS, BENCH_RECORDS and BENCH_RATE change their sizes (see benches/*.rs);
-# arguments choose: bench.sh batch drain
+# BENCH_ROWS, BENCH_BATCHES, BENCH_HOLDS, BENCH_SECONDS, BENCH_IDLE, BENCH_REQUESTS, BENCH_RECORDS, BENCH_RATE, BENCH_ROUNDS and BENCH_COMMANDS
+# change their sizes (see benches/*.rs); arguments choose: bench.sh batch drain
 # `bench.sh peers` (six minutes, not in the default) runs other ways to do the same beside this one, and draws the plots anew.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -24,7 +24,7 @@ main() {
     BENCH_WATCH+=" $service=$(cut -d' ' -f1 "$WORK/services/$service/pid")"
   done
   export BENCH_WATCH
-  for bench in "${@:-batch expiry relay drain service}"; do
+  for bench in "${@:-collector policies publish batch expiry relay drain service}"; do
     # shellcheck disable=SC2086 # the default is several words
     for name in $bench; do
       cargo bench --locked --bench "$name"

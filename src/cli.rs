@@ -12,6 +12,7 @@
 mod alone;
 mod asking;
 mod audit;
+mod calibrate;
 mod dlq;
 mod drain;
 mod healthcheck;
@@ -83,6 +84,8 @@ enum Command {
     /// Look after what could not be decided
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// Measure on Kafka when publishes should start, by level of pressure, and keep it for the API
+    Calibrate(calibrate::Calibrate),
     /// Offer a crowd's requests to an API, follow each to its decision, and check what was told; exits 1 if that can't be true
     Load(load::Load),
     /// Print the OpenAPI document
@@ -202,6 +205,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dlq(dlq) => {
             let config = config(dlq.needs())?;
             in_runtime(dlq.run(config, json))
+        }
+        Command::Calibrate(calibrate) => {
+            let has_file = config(&[])?.ingress.calibration_file.is_some();
+            let config = config(calibrate.needs(has_file))?;
+            in_runtime(calibrate.run(config, json))
         }
         Command::Load(load) => in_runtime(load.run()),
         Command::Openapi { admin } => {

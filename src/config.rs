@@ -3,10 +3,12 @@
 //! [`Options`] is what was typed, as text, so that clap never stops at the first mistake; [`Config::check`] turns it into values and
 //! tells **every** problem at once. Secrets live in types that don't show them: a configuration can be printed anywhere.
 
+mod ingress;
 mod secret;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
@@ -15,6 +17,8 @@ use url::Url;
 
 pub use secret::{Secret, SecretUrl};
 
+use crate::ingress::levels::Policy;
+use crate::kafka::Compression;
 use crate::limits;
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::traces;
@@ -56,6 +60,30 @@ pub struct Options {
     /// Commands in one batch
     #[arg(long, env = "BATCH_SIZE_MAX", value_name = "N", global = true, default_value_t = limits::BATCH_SIZE_MAX.to_string())]
     batch_size_max: String,
+    /// Publishes: `on` = by ten levels of pressure, as measured; `off` = always by INGRESS_LINGER_MS and INGRESS_COMMANDS_MAX
+    #[arg(long, env = "INGRESS_ADAPTIVE", value_name = "ON|OFF", global = true, default_value = "on")]
+    ingress_adaptive: String,
+    /// Lowest level, 1 to 10
+    #[arg(long, env = "INGRESS_LEVEL_MIN", value_name = "N", global = true, default_value = "1")]
+    ingress_level_min: String,
+    /// Highest level, 1 to 10
+    #[arg(long, env = "INGRESS_LEVEL_MAX", value_name = "N", global = true, default_value = "10")]
+    ingress_level_max: String,
+    /// Milliseconds between two publishes of a partition, without levels
+    #[arg(long, env = "INGRESS_LINGER_MS", value_name = "MS", global = true, default_value_t = limits::PUBLISH_LINGER.as_millis().to_string())]
+    ingress_linger_ms: String,
+    /// Commands in one publish, at any level
+    #[arg(long, env = "INGRESS_COMMANDS_MAX", value_name = "N", global = true, default_value_t = limits::PUBLISH_COMMANDS_MAX.to_string())]
+    ingress_commands_max: String,
+    /// Bytes in one publish, at any level
+    #[arg(long, env = "INGRESS_BYTES_MAX", value_name = "N", global = true, default_value_t = limits::PUBLISH_BYTES_MAX.to_string())]
+    ingress_bytes_max: String,
+    /// Compression of the log: `none`, `gzip`, `snappy` or `lz4`
+    #[arg(long, env = "INGRESS_COMPRESSION", value_name = "CODEC", global = true, default_value = "none")]
+    ingress_compression: String,
+    /// Where measured levels are kept: a file of `flashsale calibrate`; none = in Postgres
+    #[arg(long, env = "INGRESS_CALIBRATION_FILE", value_name = "PATH", global = true)]
+    ingress_calibration_file: Option<String>,
     /// Log lines: `json` or `pretty`
     #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT", global = true, default_value = "json")]
     log_format: String,
@@ -119,10 +147,23 @@ pub struct Config {
     pub redis_prefix: String,
     /// Commands in one batch, 1 to [`limits::BATCH_SIZE_SETTING_MAX`].
     pub batch_size_max: usize,
+    /// How requests are collected and published.
+    pub ingress: Ingress,
     /// Shape of log lines.
     pub log_format: LogFormat,
     /// Where traces go; absent = nowhere.
     pub traces: Option<traces::Settings>,
+}
+
+/// How requests are collected and published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// When a publish starts, and how much it takes. Its table has the starting values.
+    pub policy: Policy,
+    /// Of records.
+    pub compression: Compression,
+    /// Where measured levels are kept; absent = in Postgres.
+    pub calibration_file: Option<PathBuf>,
 }
 
 impl Config {
@@ -143,27 +184,31 @@ impl Config {
         problems.name("GROUP", &options.group, limits::GROUP_CHARS_MAX, "._-");
         problems.name("REDIS_PREFIX", &options.redis_prefix, limits::REDIS_PREFIX_CHARS_MAX, "._-:");
         let batch_size_max = batch_size(&mut problems, &options.batch_size_max);
+        let ingress = options.ingress(&mut problems);
         let log_format = LogFormat::parse(options.log_format.trim());
         if log_format.is_none() {
             problems.add::<()>("LOG_FORMAT", "must be json or pretty");
         }
         let traces = options.traces(&mut problems);
-        match (http_addr, admin_addr, batch_size_max, log_format, problems.0.is_empty()) {
-            (Some(http_addr), Some(admin_addr), Some(batch_size_max), Some(log_format), true) => Ok(Self {
-                database_url,
-                redis_url,
-                kafka_brokers,
-                http_addr,
-                admin_addr,
-                admin_token,
-                topic: options.topic.clone(),
-                events_topic: options.events_topic.clone(),
-                group: options.group.clone(),
-                redis_prefix: options.redis_prefix.clone(),
-                batch_size_max,
-                log_format,
-                traces,
-            }),
+        match (http_addr, admin_addr, batch_size_max, ingress, log_format, problems.0.is_empty()) {
+            (Some(http_addr), Some(admin_addr), Some(batch_size_max), Some(ingress), Some(log_format), true) => {
+                Ok(Self {
+                    database_url,
+                    redis_url,
+                    kafka_brokers,
+                    http_addr,
+                    admin_addr,
+                    admin_token,
+                    topic: options.topic.clone(),
+                    events_topic: options.events_topic.clone(),
+                    group: options.group.clone(),
+                    redis_prefix: options.redis_prefix.clone(),
+                    batch_size_max,
+                    ingress,
+                    log_format,
+                    traces,
+                })
+            }
             _ => Err(problems.0),
         }
     }
@@ -183,6 +228,7 @@ impl Config {
         values.insert("group".into(), self.group.clone().into());
         values.insert("redis_prefix".into(), self.redis_prefix.clone().into());
         values.insert("batch_size_max".into(), self.batch_size_max.into());
+        values.extend(self.ingress.values());
         values.insert("log_format".into(), self.log_format.word().into());
         values.insert("otel_exporter_otlp_endpoint".into(), text(self.traces.as_ref().map(|t| t.endpoint.clone())));
         values.insert("otel_traces_sampler_arg".into(), self.traces.as_ref().map_or(Value::Null, |t| t.share.into()));

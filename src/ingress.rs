@@ -1,17 +1,21 @@
 //! Ingress: requests in flight are collected per partition and published by natural batching.
 //!
 //! In the flow: admission > **ingress** > kafka. Whoever submits a command writes it into the open record of its SKU (`collector`); one lane
-//! per partition (`lane`) publishes whatever gathered while its last publish was in flight, paced ([`crate::pace`]). A full lane refuses at
-//! once. Nothing is lost and nothing is said twice: every command gets exactly one [`Delivery`], one failing record never fails its
+//! per partition (`lane`) publishes whatever gathered while its last publish was in flight, paced by the pressure ([`levels`]). A full lane
+//! refuses at once. Nothing is lost and nothing is said twice: every command gets exactly one [`Delivery`], one failing record never fails its
 //! neighbours, and one report answers all commands of its record.
 //!
 //! Who answers first wins, and only the lane answers: it says "not sent" of a record that it has not published, and then never does. So that
 //! is only ever said of what no publish can contain.
 
+pub mod calibration;
 pub mod collector;
 mod counted;
 mod lane;
+pub mod levels;
+mod measured;
 #[cfg(test)]
+#[path = "ingress/model/tests.rs"]
 mod model;
 mod span;
 mod sync;
@@ -20,6 +24,7 @@ mod tests;
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +41,7 @@ pub use collector::{OnDelivery, Submitted};
 use collector::{Collector, Door};
 use counted::Counted;
 use lane::{Lane, Message, Publisher};
+use levels::{Policy, Table};
 
 /// What became of one request on its way into the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +78,8 @@ pub struct Ingress {
 
 struct Shared {
     producer: Producer,
+    policy: Policy,
+    tables: watch::Sender<Option<Table>>,
     /// One slot per partition that could exist; a lane starts with its first request.
     lanes: Box<[OnceLock<Arc<Collector>>]>,
     tasks: TaskTracker,
@@ -81,14 +89,32 @@ struct Shared {
 }
 
 impl Ingress {
-    /// Lanes that publish by `producer`. Needs a tokio runtime; nothing runs before the first request.
+    /// Lanes that publish by `producer`, at any level. Needs a tokio runtime; nothing runs before the first request.
     pub fn start(producer: Producer) -> Self {
+        Self::start_with(producer, Policy::default())
+    }
+
+    /// The same under a policy.
+    pub fn start_with(producer: Producer, policy: Policy) -> Self {
         let partitions = usize::try_from(limits::PARTITIONS_MAX).expect("a positive bound");
         let lanes = (0..partitions).map(|_| OnceLock::new()).collect();
         let (closing, abandoned) = (CancellationToken::new(), CancellationToken::new());
-        let shared =
-            Shared { producer, lanes, tasks: TaskTracker::new(), closing, abandoned, counted: Counted::default() };
+        let shared = Shared {
+            producer,
+            policy,
+            tables: watch::Sender::default(),
+            lanes,
+            tasks: TaskTracker::new(),
+            closing,
+            abandoned,
+            counted: Counted::default(),
+        };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// What levels mean from now on, in lanes that there are and that come.
+    pub fn set_table(&self, table: Table) {
+        self.shared.tables.send_replace(Some(table));
     }
 
     /// Publishes one command to its SKU's pinned partition, together with whatever else is on its way there. The future is its delivery: the
@@ -204,14 +230,15 @@ impl Ingress {
         }
         Some(slot.get_or_init(|| {
             let collector = Arc::new(Collector::new(partition, limits::LANE_QUEUE_MAX));
-            let Shared { producer, closing, abandoned, tasks, counted, .. } = &*self.shared;
+            let Shared { producer, policy, tables, closing, abandoned, tasks, counted, .. } = &*self.shared;
             let publisher: Publisher = {
                 let producer = producer.clone();
                 Box::new(move |Message { sku, payload, traced }, on_report| {
                     producer.send(partition, sku.as_str().as_bytes(), payload, traced, on_report);
                 })
             };
-            let lane = Lane::new(partition, Arc::clone(&collector), publisher, producer.link(), counted.clone());
+            let governed = (policy.clone(), tables.subscribe());
+            let lane = Lane::new(Arc::clone(&collector), publisher, producer.link(), governed, counted.clone());
             tasks.spawn(lane.run(closing.clone(), abandoned.clone()));
             collector
         }))

@@ -8,6 +8,7 @@
 //! to our log, none of them as ERROR.
 
 pub mod client;
+pub mod compression;
 pub mod event_producer;
 pub mod log_ends;
 mod polled;
@@ -15,6 +16,7 @@ pub mod producer;
 pub mod topics;
 pub mod trace_headers;
 
+pub use compression::Compression;
 pub use event_producer::EventProducer;
 pub use log_ends::{LogEnds, LogRecord};
 pub use producer::Producer;

@@ -20,7 +20,7 @@
 //!
 //! Around it: [`config`] and [`cli`] turn flags and environment into parts, [`telemetry`]
 //! names every log field and metric, [`shutdown`] ends things in order. [`limits`] holds every bound with its reason, [`clock`] is where
-//! time enters, [`pace`] keeps batches from becoming many and small.
+//! time enters, [`pace`] keeps batches from becoming many and small, [`ingress::levels`] publishes.
 //!
 //! # Which kind of failure takes which form
 //!

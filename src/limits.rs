@@ -9,7 +9,7 @@
 //! A crowd for SKUs that are known meets one of these bounds, each of which answers 503 `OVERLOADED` at once. (A scan of unknown SKUs meets
 //! [`SKU_LOOKUPS_MAX`], a crowd that changes undecided reservations [`LOG_RECORDS_READ_AT_ONCE`]. [`ADMISSION_QUEUE_MAX`] refuses nobody:
 //! what it can't hold passes unchecked.)
-//! - **One hot SKU, and the broker is slow: [`LANE_QUEUE_MAX`].** A lane sends up to [`PUBLISH_COMMANDS_MAX`] in one flight and fills when
+//! - **One hot SKU, and the broker is slow: [`LANE_QUEUE_MAX`].** A lane sends up to [`PUBLISH_COMMANDS_MAX`] in one flight, or as many as its level says, and fills when
 //!   flights take too long for the crowd. A third of a second of the peak bridges a hiccup of the broker; a longer queue would only make
 //!   answers later. It is under a third of [`HTTP_IN_FLIGHT_MAX`], so that one stuck partition leaves room for the others.
 //! - **Many parked clients: [`HTTP_IN_FLIGHT_MAX`].** A `Prefer: wait` holds a place for its whole wait: 30,000 of them at once make every
@@ -293,16 +293,32 @@ pub const RESUBSCRIBE_EVERY: Duration = Duration::from_millis(250);
 /// Requests collected per partition while a publish is in flight; a full lane answers 503 `OVERLOADED` at once: "What refuses first", above.
 /// A third of a second of a peak of 25,000/s.
 pub const LANE_QUEUE_MAX: usize = 8192;
-/// Commands of one publish: ten full records.
-pub const PUBLISH_COMMANDS_MAX: usize = 500;
-/// Publishes of one lane at once: what comes meanwhile makes the next one.
-pub const PUBLISHES_IN_FLIGHT_MAX: usize = 1;
+/// Commands of one publish, at the highest level; under [`LANE_QUEUE_MAX`]. Upper bound of the setting `INGRESS_COMMANDS_MAX`, and its default.
+pub const PUBLISH_COMMANDS_MAX: usize = 4096;
+/// Bytes of one publish; a setting (`INGRESS_BYTES_MAX`), this is its default: four packs.
+pub const PUBLISH_BYTES_MAX: usize = 4 * RECORD_PACK_BYTES_MAX;
+/// Lower bound of that setting: the largest record.
+pub const PUBLISH_BYTES_SETTING_MIN: usize = 16 * 1024;
+/// Upper bound: half of what the client library's queue holds, so that two publishes fit.
+pub const PUBLISH_BYTES_SETTING_MAX: usize = PRODUCER_QUEUE_KIB_MAX * 1024 / 2;
+/// Publishes of one lane at once, at low levels: two overlap their round trips, more only make each smaller.
+pub const PUBLISHES_IN_FLIGHT_MAX: usize = 2;
+/// Arrivals per second and partition that divide the pressure levels.
+pub const LEVEL_EDGES_PER_SECOND: [f64; 9] = [1e2, 5e2, 2e3, 5e3, 1e4, 2.5e4, 5e4, 1e5, 3e5];
+/// So far over its upper edge a lane goes a level up, and
+pub const LEVEL_UP: f64 = 1.2;
+/// so far under its lower edge down: between the two nothing swings.
+pub const LEVEL_DOWN: f64 = 0.6;
+/// Least time at a level; longer than [`RATE_WINDOW`], so that a rate is one of this level.
+pub const LEVEL_HOLD: Duration = Duration::from_millis(250);
+/// Longest time between two publishes that a level or a setting may ask for.
+pub const LINGER_MAX: Duration = Duration::from_millis(50);
 /// Buffers of published records that a lane keeps for the next ones, about 5 KiB each: those of a full publish.
 pub const LANE_SPARE_RECORDS_MAX: usize = PUBLISH_COMMANDS_MAX.div_ceil(RECORD_COMMANDS_MAX);
-/// Arrivals per second and partition above which publishes and batches are paced.
+/// Arrivals per second and partition above which batches are paced.
 pub const PACE_ABOVE_PER_SECOND: f64 = 2000.0;
-/// Least time between two publishes of a paced lane: unpaced, an ack of 0.2 ms makes records of 5 commands (28 broker CPU-us each).
-pub const PUBLISH_PACE: Duration = Duration::from_millis(2);
+/// Least time between two publishes of a lane without levels (`INGRESS_ADAPTIVE=off`); a setting (`INGRESS_LINGER_MS`), this is its default.
+pub const PUBLISH_LINGER: Duration = Duration::from_millis(2);
 /// Least time between two batches of a paced partition: a Postgres transaction has 160-260 us of fixed CPU.
 pub const BATCH_PACE: Duration = Duration::from_millis(4);
 /// Window over which arrivals are averaged for pacing.
@@ -317,6 +333,17 @@ pub const PRODUCER_QUEUE_RECORDS_MAX: usize = 20_000;
 pub const PRODUCER_QUEUE_KIB_MAX: usize = 32 * 1024;
 /// Time the producer gets at shutdown to have its last records acknowledged.
 pub const PRODUCER_DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long `flashsale calibrate` offers requests to one cell of its grid; all cells of seven levels take a minute.
+pub const CALIBRATION_CELL: Duration = Duration::from_millis(500);
+/// Its generator's pause between two looks at the clock: a tenth of the shortest linger.
+pub const CALIBRATION_STEP: Duration = Duration::from_micros(100);
+/// Records per second of one partition that a cell may publish: an eighth of a core of the broker (130 us each).
+pub const CALIBRATION_RECORDS_PER_SECOND_MAX: u64 = 1000;
+/// Requests per second that it offers; a setting (`--rate-max`), this is its default: levels 1 to 7.
+pub const CALIBRATION_RATE_MAX: u32 = 40_000;
+/// Upper bound of that setting: level 10.
+pub const CALIBRATION_RATE_SETTING_MAX: u32 = 500_000;
 
 // ---- consumer ---------------------------------------------------------------------------------------------------------------
 
@@ -565,8 +592,8 @@ pub const ABSENCE_PROOF_WAIT: Duration = Duration::from_secs(2);
 /// How long after it was accepted a request of unknown outcome may still land in the log: it waited for its publish at most
 /// [`DELIVERY_WAIT`], and the client library tries for [`MESSAGE_TIMEOUT`]. Before that it is not called absent.
 pub const LANDING_WINDOW: Duration = Duration::from_secs(MESSAGE_TIMEOUT.as_secs() + DELIVERY_WAIT.as_secs());
-/// Requests of unknown outcome that are remembered for [`LANDING_WINDOW`]; beyond it no id is called absent for as long. A partition has at
-/// most one publish of [`PUBLISH_COMMANDS_MAX`] whose outcome can be unknown at once, so this covers 100 partitions.
+/// Requests of unknown outcome that are remembered for [`LANDING_WINDOW`]; beyond it no id is called absent for as long. A crowd of
+/// 25,000/s has about 50 commands in the one publish of its partition whose outcome can be unknown, a full one [`PUBLISH_COMMANDS_MAX`].
 pub const UNKNOWN_OUTCOMES_MAX: usize = 50_000;
 /// How often positions are read while absence is being proved.
 pub const ABSENCE_PROOF_EVERY: Duration = Duration::from_millis(20);

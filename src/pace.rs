@@ -1,8 +1,8 @@
 //! Pacing: how natural batching keeps from making many small batches out of a crowd.
 //!
-//! Used by the ingress lanes (publishes, [`limits::PUBLISH_PACE`]) and the partition workers (batches, [`limits::BATCH_PACE`]). While few
-//! arrive, work starts at once: nobody waits for company. Above [`limits::PACE_ABOVE_PER_SECOND`] the next start comes no sooner than a
-//! fixed time after the last one, unless there is a full load: an ack takes 0.2 ms, so unpaced batching would make records of a handful.
+//! Used by the partition workers (batches, [`limits::BATCH_PACE`]); the ingress lanes choose their pace by levels of the same [`Rate`]
+//! ([`crate::ingress::levels`]). While few arrive, work starts at once: nobody waits for company. Above [`limits::PACE_ABOVE_PER_SECOND`] the
+//! next start comes no sooner than a fixed time after the last one, unless there is a full load.
 //!
 //! Pure: time comes in as arguments.
 
@@ -10,20 +10,25 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 
-/// Decides when the next publish or batch may start. One per lane or partition.
+/// Arrivals per second, averaged with exponentially fading weights over [`limits::RATE_WINDOW`].
+#[derive(Clone, Debug)]
+pub struct Rate {
+    per_second: f64,
+    counted_at: Instant,
+}
+
+/// Decides when the next batch may start. One per partition.
 #[derive(Clone, Debug)]
 pub struct Pace {
     every: Duration,
-    per_second: f64,
-    counted_at: Instant,
+    rate: Rate,
     started_at: Option<Instant>,
 }
 
-impl Pace {
-    /// A pace of one start per `every` at most, once arrivals are frequent.
-    pub fn new(every: Duration, now: Instant) -> Self {
-        assert!(every < limits::RATE_WINDOW, "a pace slower than its own measurement would swing");
-        Self { every, per_second: 0.0, counted_at: now, started_at: None }
+impl Rate {
+    /// That of a silent past.
+    pub fn new(now: Instant) -> Self {
+        Self { per_second: 0.0, counted_at: now }
     }
 
     /// Counts arrivals, at the moment when they are taken.
@@ -34,10 +39,34 @@ impl Pace {
         self.counted_at = self.counted_at.max(now);
     }
 
-    /// Arrivals per second, averaged with exponentially fading weights over [`limits::RATE_WINDOW`].
+    /// The average at `now`, if nothing arrived since it was last counted.
     pub fn per_second_at(&self, now: Instant) -> f64 {
         let silent = now.saturating_duration_since(self.counted_at);
         self.per_second * (-silent.as_secs_f64() / limits::RATE_WINDOW.as_secs_f64()).exp()
+    }
+
+    /// From when on it is below `per_second`, which is not 0, if nothing more arrives.
+    pub fn below_from(&self, per_second: f64) -> Instant {
+        let windows = (self.per_second / per_second).ln().max(0.0);
+        self.counted_at + limits::RATE_WINDOW.mul_f64(windows)
+    }
+}
+
+impl Pace {
+    /// A pace of one start per `every` at most, once arrivals are frequent.
+    pub fn new(every: Duration, now: Instant) -> Self {
+        assert!(every < limits::RATE_WINDOW, "a pace slower than its own measurement would swing");
+        Self { every, rate: Rate::new(now), started_at: None }
+    }
+
+    /// Counts arrivals, at the moment when they are taken.
+    pub fn arrived(&mut self, count: usize, now: Instant) {
+        self.rate.arrived(count, now);
+    }
+
+    /// See [`Rate::per_second_at`].
+    pub fn per_second_at(&self, now: Instant) -> f64 {
+        self.rate.per_second_at(now)
     }
 
     /// How long to go on gathering before the next start; zero = start now. `is_full` = there is a whole load.
@@ -60,7 +89,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const EVERY: Duration = limits::PUBLISH_PACE;
+    const EVERY: Duration = limits::BATCH_PACE;
     const MS: Duration = Duration::from_millis(1);
 
     /// A pace that started at `t0` and has seen `per_ms` arrivals in each of the last 500 ms before it.
@@ -115,6 +144,16 @@ mod tests {
         assert!((4_900.0..5_200.0).contains(&rate), "{rate}");
         assert!(pace.per_second_at(t0 + 5 * limits::RATE_WINDOW) < 100.0);
         assert_eq!(pace.per_second_at(t0 - MS), rate, "a clock reading from before changes nothing");
+    }
+
+    #[test]
+    fn when_a_rate_is_below_another_is_when_it_has_faded_to_it() {
+        let t0 = long_ago();
+        let rate = after_rate(5, t0).rate;
+        let at = rate.below_from(1_000.0);
+        assert!((990.0..1_010.0).contains(&rate.per_second_at(at)), "{}", rate.per_second_at(at));
+        assert_eq!(rate.below_from(10_000.0), t0, "it is");
+        assert_eq!(Rate::new(t0).below_from(1.0), t0, "nothing ever arrived");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod audit;
 mod batch;
+mod calibration;
 mod catalogue;
 mod connect;
 mod dead_letters;

@@ -73,6 +73,7 @@ pub fn crowd(address: &str, sku: &str, count: u64) {
         threads: 1,
         patience: Duration::from_secs(120),
         wait: Some(Duration::from_secs(10)),
+        batch: None,
         is_keyed: true,
         is_alone: true,
         watched: Vec::new(),

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::consumer;
 use crate::http::sku_reads::SkuReads;
 use crate::http::{self, App, Flag, Health, Operations, SharedApp};
-use crate::ingress::{Ingress, IngressFailed};
+use crate::ingress::{Ingress, IngressFailed, calibration};
 use crate::kafka::topics::dead_letter_topic;
 use crate::kafka::{KafkaError, LogEnds, Producer};
 use crate::limits;
@@ -189,8 +189,15 @@ impl Api {
     fn start(shared: &Shared, background: &Group) -> Result<Self, Failure> {
         let Shared { config, store, cache, log_ends, waiters, clock } = shared;
         let services = TaskTracker::new();
-        let producer = Producer::start(config.brokers(), &config.topic).map_err(|error| kafka_refused(&error))?;
-        let ingress = Ingress::start(producer);
+        let producer = Producer::start_with(config.brokers(), &config.topic, config.ingress.compression)
+            .map_err(|error| kafka_refused(&error))?;
+        let ingress = Ingress::start_with(producer, config.ingress.policy.clone());
+        match &config.ingress.calibration_file {
+            Some(path) if path.exists() => ingress.set_table(super::calibrate::table_in(path)?),
+            Some(_) => {} // nothing was measured yet
+            None => background
+                .spawn_infallible("calibration", load_calibration(ingress.clone(), store.clone(), background.stop())),
+        }
         let catalogue = Catalogue::new(store.clone());
         let catalogue_loaded = Flag::default();
         let stop_waiting = CancellationToken::new();
@@ -257,6 +264,26 @@ async fn load_catalogue(catalogue: &Catalogue, loaded: &Flag, stop: &Cancellatio
         }
     }
     loaded.set(true);
+}
+
+/// Puts measured levels in the places of the starting values, as soon as Postgres answers; nobody waits for it.
+async fn load_calibration(ingress: Ingress, store: Store, stop: CancellationToken) {
+    let measured = loop {
+        match store.load_calibration().await {
+            Ok(measured) => break measured,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "could not read the calibration yet");
+            }
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(limits::RECONNECT_WAIT_MAX)).await.is_none() {
+            return;
+        }
+    };
+    if !measured.is_empty() {
+        tracing::info!(levels = measured.len(), "publishes by measured levels");
+        ingress.set_table(calibration::table(&measured));
+    }
+    stop.cancelled().await; // a component that ends takes the process with it
 }
 
 /// Ends when nothing can be published any more, whatever the brokers do.

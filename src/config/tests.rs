@@ -15,8 +15,18 @@ fn check(flags: &[&str], needs: &[Needs]) -> Result<Config, Vec<String>> {
     let unset = ["--database-url=", "--redis-url=", "--kafka-brokers=", "--admin-token="];
     let set = ["--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--topic=t", "--group=g", "--redis-prefix=p:"];
     let rest = ["--batch-size-max=250", "--log-format=json", "--events-topic=e"];
+    let ingress = [
+        "--ingress-adaptive=on",
+        "--ingress-level-min=1",
+        "--ingress-level-max=10",
+        "--ingress-linger-ms=2",
+        "--ingress-commands-max=4096",
+        "--ingress-bytes-max=1048576",
+        "--ingress-compression=none",
+        "--ingress-calibration-file=",
+    ];
     let is_given = |flag: &&str| flags.iter().any(|f| f.split('=').next() == flag.split('=').next());
-    let others = unset.iter().chain(&set).chain(&rest).filter(|f| !is_given(f));
+    let others = unset.iter().chain(&set).chain(&rest).chain(&ingress).filter(|f| !is_given(f));
     let line = Line::try_parse_from(["flashsale"].iter().chain(flags).chain(others)).expect("flags are legal");
     Config::check(&line.options, needs).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
@@ -34,6 +44,13 @@ fn every_problem_is_told_at_once() {
         "--events-topic=/",
         "--group=",
         "--batch-size-max=0",
+        "--ingress-adaptive=perhaps",
+        "--ingress-level-min=0",
+        "--ingress-level-max=11",
+        "--ingress-linger-ms=51",
+        "--ingress-commands-max=4097",
+        "--ingress-bytes-max=16383",
+        "--ingress-compression=zstd",
         "--log-format=xml",
     ];
     insta::assert_snapshot!(check(&wrong, ALL).expect_err("nothing is right").join("\n"));
@@ -85,4 +102,23 @@ fn secrets_are_never_shown() {
     let wrong = ["--database-url=postgres://u:canary5@db:port/x", "--redis-url=x:canary6@", "--admin-token=canary 7"];
     let told = check(&wrong, ALL).expect_err("all is wrong").join("\n");
     assert!(!told.contains("canary"), "{told}");
+}
+
+#[test]
+fn ingress_is_governed_by_levels_or_by_one_setting() {
+    use crate::ingress::levels::{Policy, Pressure, Setting};
+    let policy = |flags: &[&str]| check(flags, &[]).map(|config| config.ingress.policy);
+    assert_eq!(policy(&[]), Ok(Policy::default()));
+    let bounded =
+        policy(&["--ingress-level-min=3", "--ingress-level-max=3", "--ingress-commands-max=9"]).expect("good");
+    assert!(matches!(bounded.pressure, Pressure::Levels { min: 3, max: 3, .. }) && bounded.commands_max == 9);
+    let fixed =
+        policy(&["--ingress-adaptive=off", "--ingress-linger-ms=0.5", "--ingress-commands-max=50"]).expect("good");
+    let setting = Setting { linger: std::time::Duration::from_micros(500), commands_max: 50, in_flight_max: 1 };
+    assert_eq!(fixed.pressure, Pressure::Fixed(setting));
+    let crossed = policy(&["--ingress-level-min=4", "--ingress-level-max=3"]).expect_err("no level is left");
+    assert_eq!(crossed, ["INGRESS_LEVEL_MIN (--ingress-level-min): must not be above INGRESS_LEVEL_MAX"]);
+    for not_a_number in ["--ingress-linger-ms=NaN", "--ingress-linger-ms=-1", "--ingress-linger-ms=inf"] {
+        assert_eq!(policy(&[not_a_number]).expect_err("not a time").len(), 1, "{not_a_number}");
+    }
 }

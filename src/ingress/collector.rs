@@ -29,6 +29,7 @@ pub type OnDelivery = Box<dyn FnOnce(Delivery) + Send>;
 
 /// One partition's collector.
 pub struct Collector {
+    partition: i32,
     door: Mutex<Door>,
 }
 
@@ -44,6 +45,7 @@ pub struct Door {
     /// The record that took the last command: a crowd wants one SKU, and looks no further.
     last: u64,
     commands: usize,
+    bytes: usize,
     arrived: usize,
     is_closed: bool,
     is_refusing: bool,
@@ -120,6 +122,7 @@ impl Collector {
             open: HashMap::new(),
             last: 0,
             commands: 0,
+            bytes: 0,
             arrived: 0,
             is_closed: false,
             is_refusing: false,
@@ -128,7 +131,7 @@ impl Collector {
             sleeper: None,
             spare: Vec::new(),
         };
-        Self { door: Mutex::new(door) }
+        Self { partition, door: Mutex::new(door) }
     }
 
     /// Lets `enter` append commands under one lock, then wakes the lane if it waits for as many.
@@ -143,15 +146,18 @@ impl Collector {
         entered
     }
 
-    /// Takes whole records, oldest first: as many as have `commands_max` commands together, at least one if there is any.
-    pub fn take(&self, commands_max: usize) -> Vec<Record> {
+    /// Takes whole records, oldest first: as many as have `commands_max` commands and `bytes_max` bytes together, at least one if there is
+    /// any.
+    pub fn take(&self, commands_max: usize, bytes_max: usize) -> Vec<Record> {
         let mut taken = Vec::new();
-        let mut commands = 0;
+        let (mut commands, mut bytes) = (0, 0);
         let mut door = self.lock();
-        while let Some(record) = door.records.front()
-            && (commands == 0 || commands + record.pending.commands <= commands_max)
-        {
+        while let Some(record) = door.records.front() {
             commands += record.pending.commands;
+            bytes += record.whole;
+            if !taken.is_empty() && (commands > commands_max || bytes > bytes_max) {
+                break;
+            }
             taken.extend(door.pop());
         }
         drop(door);
@@ -196,12 +202,18 @@ impl Collector {
         let mut door = self.lock();
         let opened_at = door.records.front().map(|record| record.pending.opened_at);
         let arrived = std::mem::take(&mut door.arrived);
-        Look { commands: door.commands, records: door.records.len(), opened_at, arrived }
+        Look { commands: door.commands, bytes: door.bytes, records: door.records.len(), opened_at, arrived }
     }
 
-    /// Commands that wait.
-    pub fn waiting(&self) -> usize {
-        self.lock().commands
+    /// Commands that wait, and their records.
+    pub fn waiting(&self) -> (usize, usize) {
+        let door = self.lock();
+        (door.commands, door.records.len())
+    }
+
+    /// Of which partition it is.
+    pub fn partition(&self) -> i32 {
+        self.partition
     }
 
     /// Keeps the memory of records that are on their way, for others.
@@ -242,6 +254,8 @@ impl Collector {
 pub struct Look {
     /// Commands that wait.
     pub commands: usize,
+    /// Bytes of their records.
+    pub bytes: usize,
     /// Records that they are in.
     pub records: usize,
     /// When the oldest of those was opened.
@@ -276,6 +290,7 @@ impl Door {
         let record = &mut self.records[at];
         record.payload.truncate(record.whole);
         write(&mut record.payload);
+        self.bytes += record.payload.len() - record.whole;
         record.whole = record.payload.len();
         record.pending.commands += 1;
         self.commands += 1;
@@ -296,7 +311,9 @@ impl Door {
         }
         let number = self.first + self.records.len() as u64;
         let payload = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(wire::RECORD_BYTES_TYPICAL));
-        self.records.push_back(Record::open(self.partition, number, sku.clone(), payload));
+        let record = Record::open(self.partition, number, sku.clone(), payload);
+        self.bytes += record.whole;
+        self.records.push_back(record);
         self.open.insert(sku.clone(), number);
         number
     }
@@ -305,6 +322,7 @@ impl Door {
         let record = self.records.pop_front()?;
         self.first += 1;
         self.commands -= record.pending.commands;
+        self.bytes -= record.whole;
         if self.open.get(&record.sku) == Some(&record.pending.number) {
             self.open.remove(&record.sku);
         }
@@ -425,10 +443,9 @@ impl Future for Submitted {
             Answer::Now(delivery) => return Poll::Ready(*delivery),
             Answer::Shared { ack, index, is_waiting } => (ack, *index, is_waiting),
         };
-        let waker = context.waker().clone();
         let mut shared = ack.lock();
         let Some(report) = shared.report else {
-            let before = shared.place_of(index).replace(waker);
+            let before = shared.place_of(index).replace(context.waker().clone());
             drop(shared);
             // A waker may take a whole task with it: never under the lock.
             drop(before);

@@ -8,18 +8,17 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Instant;
 
-use metrics::{Gauge, Histogram};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::collector::{Collector, Look, Pending, Record};
+use super::collector::{Collector, Pending, Record};
 use super::counted::Counted;
+use super::levels::{Governor, Policy, Table};
+use super::measured::Measured;
 use crate::ids::SkuId;
 use crate::kafka::producer::{Link, OnReport, Report};
 use crate::kafka::trace_headers::Traced;
 use crate::limits;
-use crate::pace::Pace;
-use crate::telemetry::metrics::{INGRESS_QUEUE, PUBLISH_LATENCY, PUBLISH_SIZE};
 
 /// What is handed over of a record.
 pub(super) struct Message<'r> {
@@ -39,7 +38,8 @@ pub(super) struct Lane {
     collector: Arc<Collector>,
     publisher: Publisher,
     link: watch::Receiver<Link>,
-    pace: Pace,
+    governor: Governor,
+    tables: watch::Receiver<Option<Table>>,
     flights: VecDeque<Flight>,
     measured: Measured,
     counted: Counted,
@@ -57,13 +57,6 @@ struct Flight {
     missing: usize,
 }
 
-/// Handles of the lane's metrics.
-struct Measured {
-    size: Histogram,
-    latency: Histogram,
-    queue: Gauge,
-}
-
 /// Until when a lane has nothing to do.
 struct Sleep {
     until: Option<Instant>,
@@ -72,21 +65,18 @@ struct Sleep {
 }
 
 impl Lane {
-    /// A lane that publishes what gathers in `collector`.
+    /// A lane that publishes what gathers in `collector`, under a policy whose table is replaced by whatever `tables` brings.
     pub(super) fn new(
-        partition: i32,
         collector: Arc<Collector>,
         publisher: Publisher,
         link: watch::Receiver<Link>,
+        (policy, mut tables): (Policy, watch::Receiver<Option<Table>>),
         counted: Counted,
     ) -> Self {
-        let measured = Measured {
-            size: metrics::histogram!(PUBLISH_SIZE),
-            latency: metrics::histogram!(PUBLISH_LATENCY),
-            queue: metrics::gauge!(INGRESS_QUEUE, "partition" => partition.to_string()),
-        };
-        let pace = Pace::new(limits::PUBLISH_PACE, Instant::now());
-        Self { collector, publisher, link, pace, flights: VecDeque::new(), measured, counted }
+        tables.mark_changed(); // there may have been one before this lane
+        let governor = Governor::new(policy, Instant::now());
+        let measured = Measured::new(collector.partition());
+        Self { collector, publisher, link, governor, tables, flights: VecDeque::new(), measured, counted }
     }
 
     /// Works until `closing`, then publishes what is there and ends; ends at once when `abandoned`.
@@ -120,6 +110,11 @@ impl Lane {
             self.land(number, report, now);
         }
         self.expire(now);
+        if self.tables.has_changed().unwrap_or(false)
+            && let Some(table) = &*self.tables.borrow_and_update()
+        {
+            self.governor.set_table(table.clone());
+        }
         let link = *self.link.borrow_and_update();
         if matches!(link, Link::Down | Link::Fatal) || self.is_overdue(now) {
             // They could only wait in vain.
@@ -135,37 +130,35 @@ impl Lane {
 
     /// Publishes as much as link, flights and pace allow.
     fn publish_what_may(&mut self, is_up: bool, now: Instant) -> Sleep {
-        let look = self.collector.look();
-        self.pace.arrived(look.arrived, now);
-        let mut look = Look { arrived: 0, ..look };
         loop {
+            let look = self.collector.look();
+            self.governor.arrived(look.arrived, now);
+            let setting = self.governor.setting();
             let expires = look.opened_at.map(|opened_at| opened_at + limits::DELIVERY_WAIT);
             let overdue = self.flights.iter().map(|flight| flight.deadline).filter(|deadline| *deadline > now);
             let until = overdue.chain(expires).min();
             if look.commands == 0 {
                 return Sleep { until, wake_at: 1 };
             }
-            if !is_up || self.flights.len() >= limits::PUBLISHES_IN_FLIGHT_MAX {
+            if !is_up || self.flights.len() >= setting.in_flight_max {
                 return Sleep { until, wake_at: usize::MAX };
             }
-            let wait = self.pace.wait(look.commands >= limits::PUBLISH_COMMANDS_MAX, now);
+            let wait = self.governor.wait(look.commands, look.bytes, now);
             if !wait.is_zero() {
-                return Sleep { until: Some(now + wait), wake_at: limits::PUBLISH_COMMANDS_MAX };
+                return Sleep { until: Some(now + wait), wake_at: setting.commands_max };
             }
-            self.publish(now);
-            look = self.collector.look();
-            self.pace.arrived(look.arrived, now);
+            self.publish(setting.commands_max, now);
+            self.measured.look(&self.governor, self.collector.waiting(), self.in_flight(), now);
         }
     }
 
     /// Fires the next records at once.
-    fn publish(&mut self, now: Instant) {
-        let records = self.collector.take(limits::PUBLISH_COMMANDS_MAX);
+    fn publish(&mut self, commands_max: usize, now: Instant) {
+        let records = self.collector.take(commands_max, self.governor.bytes_max());
         let Some(first) = records.first() else { return };
         let (first, deadline) = (first.pending.number, first.pending.opened_at + limits::DELIVERY_WAIT);
-        self.pace.started(now);
-        let size: usize = records.iter().map(|record| record.pending.commands()).sum();
-        self.measured.size.record(count(size));
+        self.governor.started(now);
+        self.measured.published(records.iter().map(|record| record.pending.commands()).sum());
         let mut flight = Flight { started: now, deadline, first, records: Vec::new(), missing: records.len() };
         let mut payloads = Vec::with_capacity(records.len());
         for Record { sku, payload, traced, pending, .. } in records {
@@ -177,7 +170,11 @@ impl Lane {
         }
         self.flights.push_back(flight);
         self.collector.recycle(payloads.into_iter());
-        self.measured.queue.set(count(self.collector.waiting()));
+    }
+
+    /// Records that are on their way.
+    fn in_flight(&self) -> usize {
+        self.flights.iter().map(|flight| flight.missing).sum()
     }
 
     /// Tells those who wait for a record what its report says.
@@ -189,7 +186,7 @@ impl Lane {
         let pending = flight.records[index].take();
         flight.missing -= 1;
         if flight.missing == 0 {
-            self.measured.latency.record(now.saturating_duration_since(flight.started).as_secs_f64());
+            self.measured.landed(now.saturating_duration_since(flight.started));
             self.flights.remove(at);
         }
         // None: they were told at the deadline.
@@ -243,9 +240,4 @@ async fn at(instant: Option<Instant>) {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts are below 2^52")]
-fn count(number: usize) -> f64 {
-    number as f64
 }

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::collector::{Collector, Pending, Record};
 use super::counted::Counted;
-use super::lane::{Lane, Message};
+use super::lane::{Lane, Message, Publisher};
+use super::levels::{Policy, Pressure, Setting, Table};
 use super::{Delivery, Entering, NotSent, OnDelivery, Submitted};
 use crate::ids::{Place, Quantity, SkuId, Ticket, UserId};
 use crate::inventory::{Command, Reserve};
@@ -72,8 +73,27 @@ struct Bench {
     task: JoinHandle<()>,
 }
 
+/// One publish at a time, and no sooner than this after the last one.
+fn one_at_a_time(linger: Duration) -> Policy {
+    let setting = Setting { linger, commands_max: 500, in_flight_max: 1 };
+    Policy { pressure: Pressure::Fixed(setting), ..Policy::default() }
+}
+
+fn at_level(level: usize) -> Policy {
+    Policy { pressure: Pressure::Levels { table: Table::default(), min: level, max: level }, ..Policy::default() }
+}
+
+fn lane(collector: &Arc<Collector>, publisher: Publisher, link: watch::Receiver<Link>, policy: Policy) -> Lane {
+    let no_newer = watch::Sender::default().subscribe();
+    Lane::new(Arc::clone(collector), publisher, link, (policy, no_newer), Counted::default())
+}
+
 impl Bench {
     fn new(link: Link) -> Self {
+        Self::with(link, one_at_a_time(Duration::ZERO))
+    }
+
+    fn with(link: Link, policy: Policy) -> Self {
         let collector = Arc::new(Collector::new(PARTITION, limits::LANE_QUEUE_MAX));
         let (link, watched) = watch::channel(link);
         let published = Arc::new(Mutex::new(Vec::new()));
@@ -84,8 +104,8 @@ impl Bench {
             taken.lock().expect("no panic").push(Published { sku: sku.to_string(), users, on_report });
         });
         let (closing, abandoned) = (CancellationToken::new(), CancellationToken::new());
-        let lane = Lane::new(PARTITION, Arc::clone(&collector), publisher, watched, Counted::default());
-        let task = tokio::spawn(lane.run(closing.clone(), abandoned.clone()));
+        let task = lane(&collector, publisher, watched, policy).run(closing.clone(), abandoned.clone());
+        let task = tokio::spawn(task);
         Self { collector, published, link, closing, abandoned, task }
     }
 
@@ -140,6 +160,7 @@ async fn what_gathers_during_a_publish_makes_the_next_one() {
 #[tokio::test]
 async fn a_crowd_shares_publishes_and_a_few_are_published_at_once() {
     const CROWD: usize = 20_000;
+    const LINGER: Duration = limits::PUBLISH_LINGER;
     let collector = Arc::new(Collector::new(PARTITION, limits::LANE_QUEUE_MAX));
     let (_link, watched) = watch::channel(Link::Up);
     let publishes = Arc::new(Mutex::new(0_usize));
@@ -149,8 +170,8 @@ async fn a_crowd_shares_publishes_and_a_few_are_published_at_once() {
         on_report(Report::At(0));
     });
     let lane_ends = CancellationToken::new();
-    let lane = Lane::new(PARTITION, Arc::clone(&collector), publisher, watched, Counted::default());
-    let task = tokio::spawn(lane.run(lane_ends.clone(), CancellationToken::new()));
+    let task = lane(&collector, publisher, watched, one_at_a_time(LINGER));
+    let task = tokio::spawn(task.run(lane_ends.clone(), CancellationToken::new()));
     // Reports come at once: without a pace the lane would publish each request alone.
     let offer = async |user| {
         let mut submitted = enter(&collector, reserve("A", user), None);
@@ -158,22 +179,61 @@ async fn a_crowd_shares_publishes_and_a_few_are_published_at_once() {
         tokio::task::yield_now().await;
     };
     let began = std::time::Instant::now();
-    for user in 0..3 {
-        offer(user).await;
-        tokio::task::yield_now().await;
-        assert_eq!(*publishes.lock().expect("no panic"), user + 1, "nobody waits for company");
-    }
-    for user in 3..CROWD {
+    offer(0).await;
+    tokio::task::yield_now().await;
+    assert_eq!(*publishes.lock().expect("no panic"), 1, "nobody waits for company");
+    for user in 1..CROWD {
         offer(user).await;
     }
     lane_ends.cancel();
     task.await.expect("the lane ends");
     let records = *publishes.lock().expect("no panic");
-    // Full records, and what goes at once while not more than so many arrive: the more the slower this machine is, and far from one for
-    // each on a machine that is not so slow that nothing can be said.
-    let unpaced = limits::PACE_ABOVE_PER_SECOND * (began.elapsed() + limits::RATE_WINDOW).as_secs_f64();
-    let most = CROWD / limits::RECORD_COMMANDS_MAX + 2 * unpaced as usize;
+    // Full records, and one that is not full for each publish: as many as the pace allows, or as full publishes there are.
+    let paced = began.elapsed().as_secs_f64() / LINGER.as_secs_f64();
+    let most = CROWD / limits::RECORD_COMMANDS_MAX + CROWD / 500 + paced as usize + 2;
     assert!(records <= most, "{records} records for {CROWD} requests, at most {most}");
+}
+
+#[tokio::test]
+async fn at_low_pressure_two_publishes_are_on_their_way_at_once_and_a_third_waits() {
+    let bench = Bench::with(Link::Up, at_level(1));
+    let first = bench.submit("A", 1);
+    let mut one = bench.published().await;
+    let second = bench.submit("A", 2);
+    let mut two = bench.published().await;
+    assert_eq!((one.len(), two.len()), (1, 1), "nobody waits for company");
+    let third = bench.submit("A", 3);
+    assert!(bench.published().await.is_empty(), "two are enough");
+    // Their reports may come in another order.
+    (two.remove(0).on_report)(Report::At(8));
+    assert_eq!(second.await.expect("no panic"), at(8, 0));
+    let mut three = bench.published().await;
+    assert_eq!(three.len(), 1);
+    (one.remove(0).on_report)(Report::At(7));
+    (three.remove(0).on_report)(Report::At(9));
+    assert_eq!((first.await.expect("no panic"), third.await.expect("no panic")), (at(7, 0), at(9, 0)));
+}
+
+#[tokio::test]
+async fn a_publish_is_bounded_by_commands_and_by_bytes() {
+    let bounded = |commands_max, bytes_max| Policy { commands_max, bytes_max, ..one_at_a_time(Duration::ZERO) };
+    // A record of 50 commands has about 2 KiB.
+    for (policy, sizes) in [
+        (bounded(120, usize::MAX), vec![50, 50]),
+        (bounded(1, usize::MAX), vec![50]),
+        (bounded(500, 5_000), vec![50, 50]),
+        (bounded(500, 1), vec![50]),
+        (bounded(500, usize::MAX), vec![50, 50, 50, 30]),
+    ] {
+        let bench = Bench::with(Link::Up, policy);
+        let _first = bench.submit("A", 0);
+        let mut flight = bench.published().await;
+        let _others: Vec<_> = (1..=180).map(|user| bench.submit("A", user)).collect();
+        bench.settle().await;
+        (flight.remove(0).on_report)(Report::At(0));
+        let flight = bench.published().await;
+        assert_eq!(flight.iter().map(|record| record.users.len()).collect::<Vec<_>>(), sizes);
+    }
 }
 
 #[tokio::test]
@@ -456,7 +516,7 @@ proptest! {
                     }
                 }
                 Step::Take { commands_max } => {
-                    let records = collector.take(commands_max);
+                    let records = collector.take(commands_max, usize::MAX);
                     let sizes: Vec<usize> = records.iter().map(|record| record.pending.commands()).collect();
                     prop_assert!(sizes.iter().sum::<usize>() <= commands_max || sizes.len() == 1, "{:?}", sizes);
                     for record in records {
@@ -491,9 +551,9 @@ proptest! {
                     collector.close();
                 }
             }
-            prop_assert_eq!(collector.waiting(), expected.waiting.len());
+            prop_assert_eq!(collector.waiting().0, expected.waiting.len());
         }
-        for record in collector.take(usize::MAX) {
+        for record in collector.take(usize::MAX, usize::MAX) {
             let users = expected.check_taken(&record);
             record.pending.settle(Report::At(99));
             answer(users, Report::At(99));

@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::polled::PolledProducer;
 use super::trace_headers::{self, Traced};
-use super::{KafkaError, client};
+use super::{Compression, KafkaError, client};
 use crate::limits;
 
 pub use link::Link;
@@ -47,11 +47,19 @@ impl Producer {
     /// # Errors
     /// If the settings are refused by the client library, or the system gives no thread.
     pub fn start(brokers: &str, topic: &str) -> Result<Self, KafkaError> {
+        Self::start_with(brokers, topic, Compression::default())
+    }
+
+    /// The same, with records compressed.
+    ///
+    /// # Errors
+    /// As [`Producer::start`].
+    pub fn start_with(brokers: &str, topic: &str, compression: Compression) -> Result<Self, KafkaError> {
         let (link, watched) = watch::channel(Link::Doubted);
         let (doubts, doubted) = link::doubts();
         let events = Events { link: link.clone(), doubts };
-        let library =
-            PolledProducer::start(&config(brokers), events).map_err(KafkaError::because("make a producer"))?;
+        let library = PolledProducer::start(&config(brokers, compression), events)
+            .map_err(KafkaError::because("make a producer"))?;
         let shared = Arc::new(Shared { topic: topic.into(), library, link: watched });
         link::start_probe(Arc::downgrade(&shared), link, doubted)?;
         Ok(Self { shared })
@@ -103,12 +111,13 @@ impl Producer {
     }
 }
 
-fn config(brokers: &str) -> rdkafka::ClientConfig {
+fn config(brokers: &str, compression: Compression) -> rdkafka::ClientConfig {
     let mut config = client::config(brokers);
     config
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("linger.ms", "0")
+        .set("compression.codec", compression.word())
         .set("batch.size", limits::RECORD_PACK_BYTES_MAX.to_string())
         .set("message.timeout.ms", limits::MESSAGE_TIMEOUT.as_millis().to_string())
         .set("request.timeout.ms", limits::PUBLISH_REQUEST_TIMEOUT.as_millis().to_string())

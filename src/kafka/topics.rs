@@ -82,6 +82,27 @@ pub async fn ensure_events(brokers: &str, topic: &str, partitions: i32, replicat
     if wrong.is_empty() { Ok(()) } else { Err(TopicError::Unfit { topic: topic.to_owned(), what: wrong.join("; ") }) }
 }
 
+/// Makes a topic of one partition to measure on; [`remove`] it afterwards.
+///
+/// # Errors
+/// [`TopicError`].
+pub async fn ensure_scratch(brokers: &str, topic: &str, replication: i32) -> Result<(), TopicError> {
+    let admin = admin(brokers)?;
+    create(&admin, topic, 1, replication, &[]).await?;
+    await_leaders(&admin, topic, 1).await
+}
+
+/// Removes a topic with all that is in it.
+///
+/// # Errors
+/// [`KafkaError`].
+pub async fn remove(brokers: &str, topic: &str) -> Result<(), KafkaError> {
+    const ATTEMPT: &str = "remove a topic";
+    let removed = admin(brokers)?.delete_topics(&[topic], &options()).await.map_err(KafkaError::because(ATTEMPT))?;
+    let refused = removed.into_iter().find_map(Result::err);
+    refused.map_or(Ok(()), |(_, code)| Err(KafkaError::because(ATTEMPT)(rdkafka::error::KafkaError::AdminOp(code))))
+}
+
 /// What a producer must know about a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicFacts {

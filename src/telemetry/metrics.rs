@@ -44,7 +44,7 @@ const DECISION_SECONDS: &[f64] = &[0.005, 0.01, 0.02, 0.04, 0.06, 0.09, 0.12, 0.
 /// Long polls last up to 30 s.
 const HTTP_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.06, 0.12, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-const PUBLISH_SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
+const PUBLISH_SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 4096.0];
 /// A look takes milliseconds, a recount of millions of reservations seconds.
 const AUDIT_LOOK_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 const PUBLISH_SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0];
@@ -113,6 +113,14 @@ metrics_table! {
     PUBLISH_LATENCY = "flashsale.ingress.publish.latency", Seconds, Kind::Histogram(PUBLISH_SECONDS);
     /// Requests waiting in the lane of a `partition` when its last publish started.
     INGRESS_QUEUE = "flashsale.ingress.queue.depth", Count, Kind::Gauge;
+    /// Records of a `partition` that wait or are on their way, after its last publish.
+    INGRESS_RECORDS = "flashsale.ingress.records.pending", Count, Kind::Gauge;
+    /// Pressure level of the lane of a `partition` at its last publish, 1 to 10; 0 = a fixed setting.
+    INGRESS_LEVEL = "flashsale.ingress.level", Count, Kind::Gauge;
+    /// Commands that a publish of a `partition` may take at that level.
+    INGRESS_TARGET = "flashsale.ingress.target.size", Count, Kind::Gauge;
+    /// Requests that arrive per second in the lane of a `partition`, averaged over 100 ms before its last publish.
+    INGRESS_ARRIVALS = "flashsale.ingress.arrivals.per.second", Count, Kind::Gauge;
     /// Requests that were told what became of them on their way into the log, by `result` (delivered, full, unavailable, unknown).
     DELIVERIES = "flashsale.ingress.deliveries", Count, Kind::Counter;
     /// Batches whose hints Redis did not take, by `reason` (behind: too many waited; failed; fenced: newer ones were there before).
@@ -256,6 +264,10 @@ mod tests {
             "flashsale_ingress_publish_size_count 1",
             "flashsale_ingress_publish_latency_seconds_count 1",
             "flashsale_ingress_queue_depth 1",
+            "flashsale_ingress_records_pending 1",
+            "flashsale_ingress_level 1",
+            "flashsale_ingress_target_size 1",
+            "flashsale_ingress_arrivals_per_second 1",
             "flashsale_ingress_deliveries_total 1",
             "flashsale_effects_dropped_total 1",
             "flashsale_dead_letters_total 1",

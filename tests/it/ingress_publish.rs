@@ -1,6 +1,7 @@
 //! Ingress against real brokers, and against the client library's mock cluster where an error code must be steered.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use flashsale::ids::Ticket;
@@ -135,6 +136,40 @@ async fn tickets_are_the_places_of_their_commands() {
     let ends = LogEnds::start(&brokers(), &topic).expect("starts");
     let records: i64 = ends.watermarks(0).await.expect("asked").1 + ends.watermarks(1).await.expect("asked").1;
     assert!(records <= 60, "900 requests that come at once share records: {records}");
+}
+
+#[tokio::test]
+async fn many_at_once_are_answered_in_their_order_and_callbacks_told_once_each() {
+    let topic = fresh_topic(2).await;
+    let ingress = Ingress::start(Producer::start(&brokers(), &topic).expect("starts"));
+    await_delivery(&ingress).await;
+    let ids: Vec<Uuid> = (0..250).map(|_| ids::fresh_id()).collect();
+    let partition = |n: usize| [0, 0, 1, -1][n % 4];
+    let command = |n: usize| sent(reserve_as(ids[n], ["A", "B"][n % 2], &format!("u-{n}"), 1));
+    let deliveries = ingress.submit_many((0..200).map(|n| (partition(n), command(n))).collect(), None).await;
+    assert_eq!(deliveries.len(), 200);
+    for (n, delivery) in deliveries.iter().enumerate() {
+        match delivery {
+            Delivery::Delivered(ticket) => assert_eq!(ticket.partition, partition(n), "{n}"),
+            refused => assert_eq!((*refused, partition(n)), (UNAVAILABLE, -1), "{n}"),
+        }
+    }
+    let told: Arc<Mutex<Vec<(usize, Delivery)>>> = Arc::default();
+    for n in 200..250 {
+        let told = Arc::clone(&told);
+        // Nobody waits for the future.
+        drop(ingress.submit_with(partition(n), command(n), None, move |delivery| {
+            told.lock().expect("no panic").push((n, delivery));
+        }));
+    }
+    wait_for("all are told", SOON, async || told.lock().expect("no panic").len() == 50).await;
+    ingress.shutdown().await;
+    let mut told = std::mem::take(&mut *told.lock().expect("no panic"));
+    told.sort_by_key(|(n, _)| *n);
+    assert_eq!(told.iter().map(|(n, _)| *n).collect::<Vec<_>>(), (200..250).collect::<Vec<_>>(), "once each");
+    let mut answers: Vec<_> = ids.iter().copied().zip(deliveries).collect();
+    answers.extend(told.into_iter().map(|(n, delivery)| (ids[n], delivery)));
+    check_against_log(&answers, &read_log(brokers(), topic, 2).await).await;
 }
 
 #[tokio::test]

@@ -35,6 +35,7 @@ mod http_reads;
 mod http_refusals;
 mod http_reservations;
 mod http_server;
+mod ingress_calibration;
 mod ingress_publish;
 mod kafka_log;
 mod monitoring;
