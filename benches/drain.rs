@@ -16,6 +16,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use flashsale::clock::{Clock, SystemClock};
 use flashsale::ids::{self, IdempotencyKey, Quantity, SkuId, UserId};
 use flashsale::inventory::{self, Configure, Reserve, Settings};
 use flashsale::kafka::client;
@@ -74,10 +75,7 @@ impl World {
     }
 
     fn publish(&mut self, commands: Vec<inventory::Command>) {
-        let received_at_us = i64::try_from(
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_micros(),
-        )
-        .expect("before the year 292277");
+        let received_at_us = SystemClock.now() * 1000;
         let request_id = || "0190f1c2d3e47a5b8c6d7e8f90a1b2c3".to_owned();
         let sent: Vec<wire::Sent> = commands
             .into_iter()

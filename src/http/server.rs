@@ -4,6 +4,7 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -36,23 +37,47 @@ pub async fn serve_with(
 ) {
     let connections = TaskTracker::new();
     let free = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
-    let cut_off = CancellationToken::new();
+    let ending = Arc::new(Ending::default());
     while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &free)).await {
         let (stream, permit) = accepted;
-        // Tokens of its own: a shared one is a lock that all connections meet at, each time they are polled.
-        let connection = serve_connection(stream, router.clone(), stop.child_token(), Watch::new(patience));
-        let cut_off = cut_off.child_token();
+        let connection = serve_connection(stream, router.clone(), Arc::clone(&ending), Watch::new(patience));
         connections.spawn(async move {
-            cut_off.run_until_cancelled(connection).await;
+            connection.await;
             drop(permit);
         });
     }
     drop(listener);
+    ending.begin(Ending::GRACEFUL);
     connections.close();
     if tokio::time::timeout(drain, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "cut off connections that did not finish in time");
-        cut_off.cancel();
+        ending.begin(Ending::CUT_OFF);
         connections.wait().await;
+    }
+}
+
+/// How connections are told that the listener ends. Each is polled several times per request, so what it asks then is a number, not a lock
+/// that all of them share; it registers for the wake-up once.
+#[derive(Default)]
+struct Ending {
+    stage: AtomicU8,
+    stages: [CancellationToken; 2],
+}
+
+impl Ending {
+    /// Requests in flight may finish.
+    const GRACEFUL: u8 = 1;
+    /// Nothing may.
+    const CUT_OFF: u8 = 2;
+
+    fn begin(&self, stage: u8) {
+        // First the number: whoever is woken sees it.
+        self.stage.store(stage, Ordering::Release);
+        self.stages[usize::from(stage) - 1].cancel();
+    }
+
+    fn stage(&self) -> u8 {
+        self.stage.load(Ordering::Acquire)
     }
 }
 
@@ -71,12 +96,7 @@ async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, to
     }
 }
 
-fn serve_connection(
-    stream: TcpStream,
-    router: Router,
-    stop: CancellationToken,
-    watch: Watch,
-) -> impl Future<Output = ()> {
+fn serve_connection(stream: TcpStream, router: Router, ending: Arc<Ending>, watch: Watch) -> impl Future<Output = ()> {
     // Answers are small and complete: waiting for more to send would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = %error, "could not switch off Nagle's algorithm");
@@ -108,12 +128,18 @@ fn serve_connection(
         let connection = builder.serve_connection(TokioIo::new(Watched { stream, watch: watched }), service);
         let mut connection = std::pin::pin!(connection);
         let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
-        let mut stopped = std::pin::pin!(stop.cancelled());
-        let mut is_stopping = false;
+        let [stopped, cut_off] = &ending.stages;
+        let mut wakers = (std::pin::pin!(stopped.cancelled()), std::pin::pin!(cut_off.cancelled()));
+        let (mut is_registered, mut seen) = (false, 0);
         let ended = poll_fn(|cx| {
-            if !is_stopping && stopped.as_mut().poll(cx).is_ready() {
-                is_stopping = true;
-                connection.as_mut().graceful_shutdown();
+            if !std::mem::replace(&mut is_registered, true) {
+                // Only to be woken: the stage says what it is about. A task's waker stays the same.
+                let _ = (wakers.0.as_mut().poll(cx), wakers.1.as_mut().poll(cx));
+            }
+            match std::mem::replace(&mut seen, ending.stage()) {
+                _ if seen == Ending::CUT_OFF => return Poll::Ready(None),
+                0 if seen == Ending::GRACEFUL => connection.as_mut().graceful_shutdown(),
+                _ => {}
             }
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Some(ended));
