@@ -16,12 +16,12 @@
 #
 # Private servers with fsync on; api, consumer, relay and auditor as processes of their own; everything on this machine, the generator too.
 # A report of each arm goes to load-tests/results/ARM.json, a table to stdout. Exit 1 if a run saw what can't be.
-# LOAD_RATE (requests a second, 10000), LOAD_SECONDS (20), LOAD_CONNECTIONS (512); FLASHSALE_BIN runs that program instead of building it.
+# LOAD_RATE (requests a second, 10000), LOAD_SECONDS (20), LOAD_CONNECTIONS (512), LOAD_WARM_UP (seconds at half the rate, 60); FLASHSALE_BIN runs that program instead of building it.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-RATE=${LOAD_RATE:-10000} SECONDS_EACH=${LOAD_SECONDS:-20} CONNECTIONS=${LOAD_CONNECTIONS:-512}
+RATE=${LOAD_RATE:-10000} SECONDS_EACH=${LOAD_SECONDS:-20} CONNECTIONS=${LOAD_CONNECTIONS:-512} WARM_UP=${LOAD_WARM_UP:-60}
 RESULTS=$ROOT/load-tests/results
 WORK='' API='' status=0
 declare -A PIDS=()
@@ -178,7 +178,7 @@ main() {
   start_service
   # The broker's JVM compiles what it runs often: not in the clock.
   sku warm-up 100000000
-  "$FLASHSALE_BIN" load --url "$API" --sku warm-up --rate $((RATE / 2)) --seconds 15 --wait 10 --connections "$CONNECTIONS" >/dev/null
+  "$FLASHSALE_BIN" load --url "$API" --sku warm-up --rate $((RATE / 2)) --seconds "$WARM_UP" --wait 10 --connections "$CONNECTIONS" >/dev/null
   echo "| arm | rate | offered | answered/s | reserved | refused | failed | answer p50 / p95 ms | decision p50 / p95 ms | CPU-us a request | of which |"
   echo "|---|---|---|---|---|---|---|---|---|---|---|"
   for name in "${arms[@]}"; do arm "$name"; done
