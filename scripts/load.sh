@@ -5,6 +5,7 @@
 #     headline          one SKU, keyed, each POST answered with its decision (Prefer: wait), at LOAD_RATE
 #     half              the same at half the rate: latencies are those of this one
 #     unkeyed           the headline without Idempotency-Key
+#     flood             the headline at LOAD_FLOOD, more than two cores can carry: what is answered is what they can; flood-unkeyed: without a key
 #     batch             the headline in calls of 250 (LOAD_BATCH), on 32 connections
 #     batch-unkeyed     the same without keys
 #     post              202, and the decisions asked for after the rush
@@ -16,12 +17,13 @@
 #
 # Private servers with fsync on; api, consumer, relay and auditor as processes of their own; everything on this machine, the generator too.
 # A report of each arm goes to load-tests/results/ARM.json, a table to stdout. Exit 1 if a run saw what can't be.
-# LOAD_RATE (requests a second, 10000), LOAD_SECONDS (20), LOAD_CONNECTIONS (512), LOAD_WARM_UP (seconds at half the rate, 60); FLASHSALE_BIN runs that program instead of building it.
+# LOAD_RATE (requests a second, 10000), LOAD_FLOOD (30000), LOAD_SECONDS (20), LOAD_CONNECTIONS (512), LOAD_WARM_UP
+# (seconds at half the rate, 60); FLASHSALE_BIN runs that program instead of building it.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-RATE=${LOAD_RATE:-10000} SECONDS_EACH=${LOAD_SECONDS:-20} CONNECTIONS=${LOAD_CONNECTIONS:-512} WARM_UP=${LOAD_WARM_UP:-60}
+RATE=${LOAD_RATE:-10000} SECONDS_EACH=${LOAD_SECONDS:-20} CONNECTIONS=${LOAD_CONNECTIONS:-512} WARM_UP=${LOAD_WARM_UP:-60} FLOOD=${LOAD_FLOOD:-30000}
 RESULTS=$ROOT/load-tests/results
 WORK='' API='' status=0
 declare -A PIDS=()
@@ -96,9 +98,10 @@ P
 arm() { # name
   local name=$1 half=$((RATE / 2)) n round=0 traced
   case $name in
-    headline | half | unkeyed | post | burst | zipf | batch | batch-unkeyed)
+    headline | half | unkeyed | flood | flood-unkeyed | post | burst | zipf | batch | batch-unkeyed)
       local rate=$RATE more=(--wait 10) skus=$name CONNECTIONS=$CONNECTIONS
       [ "$name" != half ] || rate=$half
+      [[ $name != flood* ]] || rate=$FLOOD
       [[ $name != *unkeyed ]] || more+=(--unkeyed)
       [[ $name != batch* ]] || more+=(--batch "${LOAD_BATCH:-250}") CONNECTIONS=32
       [ "$name" != post ] || more=()

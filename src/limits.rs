@@ -1,7 +1,7 @@
 //! Every bound of the service: one name, its unit and the reason for its size.
 //!
 //! Queues, batches, retries and waits elsewhere use these names and nothing else (a test reads the sources and says so). Relations
-//! between bounds are asserted at compile time in `relations`; those of Redis stand in `limits/redis.rs`. Values that an operator may change live in `config`;
+//! between bounds are asserted at compile time in `relations`; those of Redis stand in `limits/hints.rs`. Values that an operator may change live in `config`;
 //! their defaults stand here.
 //!
 //! # What refuses first
@@ -19,10 +19,10 @@
 
 use std::time::Duration;
 
-mod redis;
+mod hints;
 mod relations;
 
-pub use redis::*;
+pub use hints::*;
 
 // ---- what a client may send -------------------------------------------------------------------------------------------------
 

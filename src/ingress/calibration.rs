@@ -59,7 +59,7 @@ pub fn table(measured: &[Calibrated]) -> Table {
     table
 }
 
-/// Reads a file that [`write`] wrote.
+/// Reads a file that [`write()`] wrote.
 ///
 /// # Errors
 /// [`CalibrationError`].

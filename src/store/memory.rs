@@ -69,8 +69,8 @@ impl Hasher for Mix {
 
     fn write_u64(&mut self, number: u64) {
         // Both halves of the product: each bit of the number reaches each bit of the hash. The factor is odd, without a pattern (2^64 / golden ratio).
-        let product = u128::from(self.0 ^ number) * 0x9e37_79b9_7f4a_7c15;
-        self.0 = (product as u64) ^ (product >> 64) as u64;
+        let wide = u128::from(self.0 ^ number) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (wide as u64) ^ (wide >> 64) as u64;
     }
 
     fn finish(&self) -> u64 {
