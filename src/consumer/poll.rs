@@ -123,6 +123,8 @@ fn client_config(config: &Config) -> ClientConfig {
         .set("max.poll.interval.ms", millis(limits::MAX_POLL_INTERVAL))
         .set("queued.max.messages.kbytes", limits::FETCH_AHEAD_KIB_MAX.to_string())
         .set("fetch.min.bytes", "1")
+        // The library has one fetch of a broker in the air, for all partitions: one that is resumed waits for its end.
+        .set("fetch.wait.max.ms", millis(limits::FETCH_WAIT))
         // The default of a second would stall a partition whose queue was just emptied.
         .set("fetch.queue.backoff.ms", millis(limits::FETCH_BACKOFF))
         .set("fetch.error.backoff.ms", millis(limits::FETCH_ERROR_BACKOFF));
@@ -137,9 +139,11 @@ struct Route {
     acked: i64,
     /// The next offset that the worker has not got.
     next: i64,
-    /// The record that found the channel full, and whatever the library still had after the pause (rarely anything). The partition is
-    /// paused while they wait.
+    /// The record that found the channel full, and whatever the library still had after the pause (rarely anything).
     waiting: VecDeque<Record>,
+    /// The library fetches no more, until nothing waits and the channel is half empty: a resumed partition is fetched only when the broker's
+    /// answer about the others is there, so its worker must have something to do meanwhile.
+    is_paused: bool,
 }
 
 #[derive(Default)]
@@ -269,7 +273,14 @@ impl Poller {
                 Control::Fetch { generation, partition, position, records, decided }
                     if generation == shared.generation =>
                 {
-                    let route = Route { records, decided, acked: -1, next: position, waiting: VecDeque::new() };
+                    let route = Route {
+                        records,
+                        decided,
+                        acked: -1,
+                        next: position,
+                        waiting: VecDeque::new(),
+                        is_paused: false,
+                    };
                     shared.routes.insert(partition, route);
                     shared.awaited.remove(&partition);
                     is_changed = true;
@@ -291,7 +302,7 @@ impl Poller {
         let shared = self.consumer.context().shared();
         let (mut positions, mut resumed) = (TopicPartitionList::new(), TopicPartitionList::new());
         let added = shared.routes.iter().try_for_each(|(partition, route)| {
-            if route.waiting.is_empty() {
+            if !route.is_paused {
                 resumed.add_partition(&self.topic, *partition);
             }
             positions.add_partition_offset(&self.topic, *partition, Offset::Offset(route.next))
@@ -312,17 +323,18 @@ impl Poller {
         let mut shared = self.consumer.context().shared();
         let mut is_busy = !shared.awaited.is_empty();
         for (partition, route) in &mut shared.routes {
-            let was_waiting = !route.waiting.is_empty();
             while let Some(record) = route.waiting.pop_front() {
                 if let Err(TrySendError::Full(record)) = route.records.try_send(record) {
                     route.waiting.push_front(record);
                     break;
                 }
             }
-            if was_waiting && route.waiting.is_empty() {
+            let is_half_empty = route.records.capacity() >= route.records.max_capacity() / 2;
+            if route.is_paused && route.waiting.is_empty() && is_half_empty {
+                route.is_paused = false;
                 resumed.add_partition(&self.topic, *partition);
             }
-            is_busy |= !route.waiting.is_empty();
+            is_busy |= route.is_paused;
         }
         drop(shared);
         if resumed.count() > 0
@@ -345,6 +357,7 @@ impl Poller {
         }
         let Err(TrySendError::Full(record)) = route.records.try_send(record) else { return };
         route.waiting.push_back(record);
+        route.is_paused = true;
         drop(shared);
         let mut paused = TopicPartitionList::new();
         paused.add_partition(&self.topic, message.partition());

@@ -279,7 +279,7 @@ impl Gate {
 }
 
 /// More records than the worker's channel, a batch and the record that found the channel full; in one fetch or several.
-const CROWD: i64 = 1500;
+const CROWD: i64 = 2600;
 const _: () = assert!(CROWD as usize > 2 * (limits::PARTITION_BUFFER_RECORDS_MAX + limits::BATCH_SIZE_MAX) - 1);
 
 /// Publishes a crowd to partition 0, whose worker is held back, and waits until the client must have paused it: what came after the
