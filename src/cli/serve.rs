@@ -30,7 +30,7 @@ use crate::limits;
 use crate::outbox::relay;
 use crate::shutdown;
 use crate::status::StatusReader;
-use crate::store::{Store, StoreError, WriterConfig};
+use crate::store::{SchemaMismatch, Store, StoreError, WriterConfig};
 use crate::subscription;
 use crate::telemetry::{self, logs, metrics, traces};
 use crate::waiters::{self, Waiters};
@@ -294,8 +294,8 @@ async fn ingress_failure(ingress: Ingress, stop: CancellationToken) -> Result<()
     }
 }
 
-/// Refuses to work on tables that this build can't work on, as soon as Postgres can be asked. Waits for tables that are not made yet:
-/// in a cluster everything is started at once. Until `is_checked` the process is not ready.
+/// Refuses to work on tables that this build can't work on, as soon as Postgres can be asked. Waits for tables that are not made yet, or not
+/// all of them: in a cluster everything is started at once, and migrations are done one by one. Until `is_checked` the process is not ready.
 pub(super) async fn check_schema(store: Store, is_checked: Flag, stop: CancellationToken) -> Result<(), StoreError> {
     let (mut told_away, mut told_waiting) = (false, false);
     loop {
@@ -308,12 +308,13 @@ pub(super) async fn check_schema(store: Store, is_checked: Flag, stop: Cancellat
                 stop.cancelled().await;
                 return Ok(());
             }
-            Err(error @ StoreError::OtherSchema { .. }) => return Err(error),
-            Err(StoreError::NotMigrated) if !told_waiting => {
-                tracing::warn!("waiting for `flashsale migrate`");
-                told_waiting = true;
+            Err(error @ (StoreError::NotMigrated | StoreError::OtherSchema(SchemaMismatch::Older { .. }))) => {
+                if !told_waiting {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "waiting for `flashsale migrate`");
+                    told_waiting = true;
+                }
             }
-            Err(StoreError::NotMigrated) => {}
+            Err(error @ StoreError::OtherSchema(_)) => return Err(error),
             Err(error) if !told_away => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "could not check the schema, trying again");
                 told_away = true;

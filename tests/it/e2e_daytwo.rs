@@ -151,6 +151,17 @@ async fn everything_waits_for_the_tables_and_begins_by_itself() {
         wait_for("it is ready", SOON, async || site.is_ready(process).await).await;
     }
     site.put_sku("a", 1, 1).await;
+    // Half of the tables, as between two migrations, or before the one of this build.
+    site.db.run("DROP TABLE ingress_calibration; DELETE FROM _sqlx_migrations WHERE version = 2; DELETE FROM schema_floor WHERE migration = 2").await;
+    let mut early = site.spawn(&["audit", "--watch"]);
+    early.admin = early.wait_for_address("admin.addr").await;
+    let waits =
+        |line: &Value| line["error"] == "the database has not seen migration 2: run `flashsale migrate` of this build";
+    wait_for("it says what is not there", SOON, async || early.lines().iter().any(waits)).await;
+    assert!(!site.is_ready(&early).await);
+    assert!(site.run(&["migrate"]).await.status.success());
+    wait_for("it is ready", SOON, async || site.is_ready(&early).await).await;
+    processes.push(early);
     // A newer build's tables: this one starts while they are only expanded, and no more when they are contracted.
     let newer = |migration| {
         format!(
