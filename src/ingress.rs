@@ -160,21 +160,27 @@ impl Ingress {
         }
     }
 
-    /// As [`Ingress::submit_with`] for each: their futures, in their order. Neighbours of one partition share a lock.
+    /// As [`Ingress::submit_with`] for each: their futures, in their order. Those of one partition enter together, under one lock, so that a lane
+    /// that is woken by the first of them takes them all.
     pub fn submit_all(&self, commands: Vec<Outgoing>, trace: Option<TraceContext>) -> Vec<Submitted> {
         let topic = self.shared.producer.topic();
-        let mut commands: Vec<Entering> = commands.into_iter().map(|one| Entering::begin(topic, one, trace)).collect();
+        let mut commands: Vec<(usize, Entering)> =
+            commands.into_iter().map(|one| Entering::begin(topic, one, trace)).enumerate().collect();
+        commands.sort_by_key(|(_, one)| one.partition); // stable: the order within a partition is that of the caller
         let mut submitted = Vec::with_capacity(commands.len());
-        for neighbours in commands.chunk_by_mut(|a, b| a.partition == b.partition) {
-            let entered: Vec<_> = match self.collector(neighbours[0].partition) {
-                Some(collector) => collector.enter(|door| neighbours.iter_mut().map(|one| one.enter(door)).collect()),
-                None => neighbours.iter().map(|_| Err(NotSent::Unavailable)).collect(),
+        for together in commands.chunk_by_mut(|(_, a), (_, b)| a.partition == b.partition) {
+            let entered: Vec<_> = match self.collector(together[0].1.partition) {
+                Some(collector) => {
+                    collector.enter(|door| together.iter_mut().map(|(_, one)| one.enter(door)).collect())
+                }
+                None => together.iter().map(|_| Err(NotSent::Unavailable)).collect(),
             };
-            for (command, entered) in neighbours.iter_mut().zip(entered) {
-                submitted.push(entered.unwrap_or_else(|why| self.refuse(command, why)));
+            for ((at, command), entered) in together.iter_mut().zip(entered) {
+                submitted.push((*at, entered.unwrap_or_else(|why| self.refuse(command, why))));
             }
         }
-        submitted
+        submitted.sort_unstable_by_key(|(at, _)| *at);
+        submitted.into_iter().map(|(_, one)| one).collect()
     }
 
     fn submit_one(&self, outgoing: Outgoing, trace: Option<TraceContext>) -> Submitted {
