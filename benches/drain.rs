@@ -2,7 +2,7 @@
 //! `audit --watch`, on real Kafka, Postgres and Redis.
 //!
 //! Needs `DATABASE_URL`, `REDIS_URL` and `KAFKA_BROKERS` (`make bench` starts private servers, fsync on). A topic with one partition is filled
-//! with records of 50 commands, unique users, one SKU; then
+//! with records of `BENCH_PACK` (50) commands, unique users, one SKU; then
 //! 1. **decide**: one consumer decides it all, as fast as it can;
 //! 2. **publish**: one relay publishes all events of that;
 //! 3. **paced**: all three run while `BENCH_RATE` commands a second (25,000) are appended, for `BENCH_SECONDS` (15).
@@ -54,6 +54,8 @@ struct World {
     conn: PgConnection,
     producer: BaseProducer,
     is_keyed: bool,
+    /// Commands in a record.
+    pack: usize,
     /// Records in the log.
     published: i64,
     servers: Vec<(&'static str, u32)>,
@@ -92,7 +94,7 @@ impl World {
         self.published += 1;
     }
 
-    /// A full record of requests by users who never came before.
+    /// A record of requests by users who never came before.
     fn publish_requests(&mut self) {
         let sku = SkuId::parse(SKU).expect("legal");
         let request = |n: usize| {
@@ -102,7 +104,7 @@ impl World {
             let quantity = Quantity::new(1).expect("legal");
             inventory::Command::Reserve(Reserve { id, user, sku: sku.clone(), quantity, metadata: None })
         };
-        let requests = (0..limits::RECORD_COMMANDS_MAX).map(request).collect();
+        let requests = (0..self.pack).map(request).collect();
         self.publish(requests);
     }
 
@@ -138,7 +140,7 @@ impl World {
            (SELECT sum(quantity) FROM reservation r WHERE r.sku_id = s.sku_id AND status = 1))";
         assert_eq!(self.number(broken).await, 0, "counters equal the sums of the reservations");
         let decided = self.number("SELECT count(*) FROM reservation WHERE sku_id = 'hot'").await;
-        let expected = (self.published - 1) * limits::RECORD_COMMANDS_MAX as i64;
+        let expected = (self.published - 1) * self.pack as i64;
         assert_eq!(decided, expected, "each command has its row");
     }
 }
@@ -232,6 +234,7 @@ async fn main() {
         environment,
         producer,
         is_keyed: setting("BENCH_KEYED", 0) == 1,
+        pack: setting("BENCH_PACK", limits::RECORD_COMMANDS_MAX).clamp(1, limits::RECORD_COMMANDS_MAX),
         published: 0,
         servers: servers.collect(),
     };
@@ -257,8 +260,9 @@ async fn measure(world: &mut World) {
         world.publish_requests();
     }
     world.producer.flush(Duration::from_secs(30)).expect("published");
-    let commands_in = |records: i64| records * limits::RECORD_COMMANDS_MAX as i64;
-    println!("one SKU, records of 50, {} ids, fsync on", if world.is_keyed { "random" } else { "ordered" });
+    let pack = world.pack;
+    let commands_in = |records: i64| records * pack as i64;
+    println!("one SKU, records of {pack}, {} ids, fsync on", if world.is_keyed { "random" } else { "ordered" });
 
     let consumer = world.start(&["consumer"]);
     world.wait_for_position(WARM_RECORDS).await;
@@ -278,7 +282,7 @@ async fn measure(world: &mut World) {
     let auditor = world.start(&["audit", "--watch"]);
     let processes = [("consumer", &consumer), ("relay", &relay), ("auditor", &auditor)];
     let (rate, seconds) = (setting("BENCH_RATE", 25_000), setting("BENCH_SECONDS", 15));
-    let every = Duration::from_secs_f64(limits::RECORD_COMMANDS_MAX as f64 / rate as f64);
+    let every = Duration::from_secs_f64(pack as f64 / rate as f64);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let position = "SELECT position FROM partition_state WHERE partition = 0";
     let (mut began, mut before, mut from) = (Instant::now(), Vec::new(), 0);

@@ -8,6 +8,7 @@
 //! stored there; every batch passes the fence. So a late, doubled or forgotten worker can read whatever it likes and writes nothing.
 //! Kafka's committed offsets are written for lag tools and never read.
 
+mod buffer;
 mod depth;
 mod gather;
 mod partition;

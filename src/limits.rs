@@ -278,9 +278,11 @@ pub const CALIBRATION_RATE_SETTING_MAX: u32 = 500_000;
 
 // ---- consumer ---------------------------------------------------------------------------------------------------------------
 
-/// Records waiting for one partition's worker: four batches of unpacked records (14 MB of the largest packed ones). Full = the partition is paused
-/// in the client until half of them are taken, and what is left bridges [`FETCH_WAIT`].
-pub const PARTITION_BUFFER_RECORDS_MAX: usize = 4 * BATCH_SIZE_MAX;
+/// Memory of the records that wait for one partition's worker: 20,000 unpacked ones, or 800 of 50 commands. Full = the partition is paused in the
+/// client until half of it is taken, and what is left bridges [`FETCH_WAIT`].
+pub const PARTITION_BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Their number: each takes more than 64 bytes, so that the bytes are the bound that is met.
+pub const PARTITION_BUFFER_RECORDS_MAX: usize = PARTITION_BUFFER_BYTES_MAX / 64;
 /// Events from the poll thread that the partition supervisor has not taken yet; a rebalance makes two.
 pub const EVENT_QUEUE_MAX: usize = 64;
 /// One poll of the client library: how late a command to the poll thread may be seen when the topic is silent.

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::buffer::buffer;
 use super::poll::Control;
 use super::progress::{Doing, Progress};
 use super::worker::{BatchEnd, NONE_DECIDED, Worker};
@@ -176,7 +177,7 @@ impl Partition {
             "claimed the partition"
         );
         gauge!(names::HALTED, "partition" => self.partition.to_string()).set(0.0);
-        let (records, received) = mpsc::channel(limits::PARTITION_BUFFER_RECORDS_MAX);
+        let (records, received) = buffer();
         let decided = Arc::new(AtomicI64::new(NONE_DECIDED));
         let fetch = Control::Fetch {
             generation: self.generation,

@@ -1,7 +1,7 @@
 //! The poll thread: owns the blocking client, polls, and does nothing else.
 //!
-//! Messages go straight into their partition's bounded channel; assignments, revocations and failures become [`Event`]s. When a
-//! partition's channel is full, the partition is paused in the client and its one waiting record is kept here; nothing is dropped.
+//! Messages go straight into their partition's [`buffer`](super::buffer); assignments, revocations and failures become [`Event`]s. When a
+//! partition's buffer is full, the partition is paused in the client and its one waiting record is kept here; nothing is dropped.
 //!
 //! `rebalance` itself is overridden (the library's default assigns and ignores the result). On assignment nothing is assigned yet: the
 //! workers claim first, and each tells this thread where to start ([`Control::Fetch`]); so an assignment never begins at a position that
@@ -20,10 +20,10 @@ use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Config;
+use super::buffer::Filler;
 use super::progress::Beat;
 use crate::clock::Millis;
 use crate::kafka::{client, trace_headers};
@@ -58,7 +58,7 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) enum Control {
     /// Fetch a claimed partition from `position` into `records`.
-    Fetch { generation: u64, partition: i32, position: i64, records: mpsc::Sender<Record>, decided: Arc<AtomicI64> },
+    Fetch { generation: u64, partition: i32, position: i64, records: Filler, decided: Arc<AtomicI64> },
     /// Stop fetching a partition (it is halted, or this build can't go on with it).
     Park { partition: i32 },
 }
@@ -133,15 +133,15 @@ fn client_config(config: &Config) -> ClientConfig {
 
 /// One partition that is being fetched.
 struct Route {
-    records: mpsc::Sender<Record>,
+    records: Filler,
     /// The worker's position after its last COMMIT; -1 = none yet.
     decided: Arc<AtomicI64>,
     acked: i64,
     /// The next offset that the worker has not got.
     next: i64,
-    /// The record that found the channel full, and whatever the library still had after the pause (rarely anything).
+    /// The record that found the buffer full, and whatever the library still had after the pause (rarely anything).
     waiting: VecDeque<Record>,
-    /// The library fetches no more, until nothing waits and the channel is half empty: a resumed partition is fetched only when the broker's
+    /// The library fetches no more, until nothing waits and the buffer is half empty: a resumed partition is fetched only when the broker's
     /// answer about the others is there, so its worker must have something to do meanwhile.
     is_paused: bool,
 }
@@ -324,13 +324,12 @@ impl Poller {
         let mut is_busy = !shared.awaited.is_empty();
         for (partition, route) in &mut shared.routes {
             while let Some(record) = route.waiting.pop_front() {
-                if let Err(TrySendError::Full(record)) = route.records.try_send(record) {
+                if let Err(record) = route.records.push(record) {
                     route.waiting.push_front(record);
                     break;
                 }
             }
-            let is_half_empty = route.records.capacity() >= route.records.max_capacity() / 2;
-            if route.is_paused && route.waiting.is_empty() && is_half_empty {
+            if route.is_paused && route.waiting.is_empty() && route.records.is_half_empty() {
                 route.is_paused = false;
                 resumed.add_partition(&self.topic, *partition);
             }
@@ -355,7 +354,7 @@ impl Poller {
             route.waiting.push_back(record);
             return;
         }
-        let Err(TrySendError::Full(record)) = route.records.try_send(record) else { return };
+        let Err(record) = route.records.push(record) else { return };
         route.waiting.push_back(record);
         route.is_paused = true;
         drop(shared);

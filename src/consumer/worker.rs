@@ -1,6 +1,6 @@
 //! A partition's worker between a claim and its end: gather, decide, commit, effects; batch after batch.
 //!
-//! Natural batching: while one batch commits, the next gathers in the channel; nobody waits for a timer to fill it. Under load batches are
+//! Natural batching: while one batch commits, the next gathers in the buffer; nobody waits for a timer to fill it. Under load batches are
 //! paced ([`limits::BATCH_PACE`]), because a transaction has a fixed price.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use metrics::{Gauge, counter, gauge, histogram};
-use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::buffer::Records;
 use super::gather::{Batch, Gather, Obstacle};
 use super::partition::{Partition, fault_of_ends};
-use super::poll::Record;
 use super::progress::Doing;
 use crate::clock::Millis;
 use crate::effects::Effects;
@@ -66,7 +65,7 @@ pub(super) const NONE_DECIDED: i64 = -1;
 pub(super) struct Worker<'p> {
     partition: &'p Partition,
     writer: Writer,
-    records: mpsc::Receiver<Record>,
+    records: Records,
     effects: &'p Effects,
     position: i64,
     log_time: Millis,
@@ -85,7 +84,7 @@ impl<'p> Worker<'p> {
         partition: &'p Partition,
         writer: Writer,
         claim: &Claim,
-        records: mpsc::Receiver<Record>,
+        records: Records,
         decided: Arc<AtomicI64>,
         effects: &'p Effects,
     ) -> Self {

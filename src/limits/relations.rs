@@ -36,7 +36,10 @@ const _: () = {
     );
     assert!(SOLD_OUT_RENEW_EVERY.as_millis() * 2 < SOLD_OUT_LEASE.as_millis(), "a flag would flicker");
     assert!(EVENT_PACK_BYTES_MAX <= TOPIC_MESSAGE_BYTES_MIN, "events would be refused for the company they are in");
-    assert!(PARTITION_BUFFER_RECORDS_MAX >= BATCH_SIZE_MAX, "a batch of unpacked records could never fill");
+    assert!(
+        PARTITION_BUFFER_BYTES_MAX >= 2 * BATCH_SIZE_MAX * 2 * METADATA_BYTES_MAX,
+        "half a buffer would not be a batch of unpacked records"
+    );
     assert!(
         // As `cli::serve` takes the process apart. The operators' part counts five times: the public listener's last answers, publishes
         // that note their end, the admin listener (twice), and the background.

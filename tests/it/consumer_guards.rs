@@ -5,7 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use flashsale::clock::{Clock, Millis, SystemClock};
 use flashsale::consumer::{self, ConsumerError};
-use flashsale::inventory::{Command, Logged, Outcome, Snapshot};
+use flashsale::ids::Metadata;
+use flashsale::inventory::{Command, Logged, Outcome, Reserve, Snapshot};
 use flashsale::kafka::{client, topics};
 use flashsale::limits;
 use flashsale::store::{Writer, WriterConfig};
@@ -278,20 +279,32 @@ impl Gate {
     }
 }
 
-/// More records than the worker's channel, a batch and the record that found the channel full; in one fetch or several.
-const CROWD: i64 = 2600;
-const _: () = assert!(CROWD as usize > 2 * (limits::PARTITION_BUFFER_RECORDS_MAX + limits::BATCH_SIZE_MAX) - 1);
+/// More records than the worker's buffer, a batch and the record that found the buffer full, however they are fetched: each brings as much as
+/// a client may attach.
+const CROWD: i64 = 9000;
+const _: () = assert!(
+    (CROWD as usize - limits::BATCH_SIZE_MAX - 1) * limits::METADATA_BYTES_MAX > limits::PARTITION_BUFFER_BYTES_MAX
+);
+
+/// A unit for each of the crowd, whose users are named after `prefix`.
+fn crowd(prefix: &str) -> Vec<Command> {
+    let text = format!(r#"{{"note":"{}"}}"#, "x".repeat(limits::METADATA_BYTES_MAX - 11));
+    let metadata = Metadata::parse(&text).expect("as long as it may be");
+    let request = |n| match reserve("s", &format!("{prefix}{n}"), 1) {
+        Command::Reserve(reserve) => Command::Reserve(Reserve { metadata: Some(metadata.clone()), ..reserve }),
+        other => other,
+    };
+    (0..CROWD).map(request).collect()
+}
 
 /// Publishes a crowd to partition 0, whose worker is held back, and waits until the client must have paused it: what came after the
 /// crowd is decided in partition 1, and both partitions' records take the same way.
-async fn fill_beyond_the_buffer(world: &World) -> Vec<Command> {
-    let crowd: Vec<Command> = (0..CROWD).map(|n| reserve("s", &format!("u{n}"), 1)).collect();
-    world.publish(0, &crowd);
+async fn fill_beyond_the_buffer(world: &World) {
+    world.publish(0, &crowd("u"));
     for position in 2..=3 {
         world.publish(1, &[reserve("t", &format!("u{position}"), 1)]);
         world.wait_for_position(1, position).await;
     }
-    crowd
 }
 
 /// Two partitions, each with a SKU; what is in partition 0 is decided up to here, the rest waits behind the gate.
@@ -332,8 +345,7 @@ async fn a_partition_that_falls_behind_is_paused_and_goes_on() {
     assert_decided_in_order(&world).await;
     // And again: what was paused once can be paused twice.
     SLOW_GATE.set(true);
-    let crowd: Vec<Command> = (0..CROWD).map(|n| reserve("s", &format!("v{n}"), 1)).collect();
-    world.publish(0, &crowd);
+    world.publish(0, &crowd("v"));
     SLOW_GATE.set(false);
     world.wait_for_position(0, 1 + 2 * CROWD).await;
     consumer.stop().await;
@@ -412,7 +424,7 @@ async fn undecided_records_that_vanish_before_they_are_fetched_halt_at_a_new_cla
     world.finish().await;
 }
 
-/// Holds the first batch until the log is in the worker's channel.
+/// Holds the first batch until the log is in the worker's buffer.
 static FIRST_GATE: Gate = Gate::open();
 /// Holds full batches until the test has asked for the end.
 static FULL_GATE: Gate = Gate::open();
