@@ -11,6 +11,7 @@
 mod buffer;
 mod depth;
 mod gather;
+mod load;
 mod partition;
 mod poll;
 mod progress;
@@ -40,6 +41,7 @@ use crate::waiters::Waiters;
 
 pub use worker::Decide;
 
+use load::Load;
 use partition::PartitionEnd;
 use poll::{Event, PollThread};
 use progress::{Beat, Watched};
@@ -218,6 +220,8 @@ struct Workers {
     /// The partitions assigned now, for whoever works on them beside the workers.
     owned: OwnedSender,
     watched: Watched,
+    /// What arrives at all of them.
+    load: Load,
 }
 
 impl Workers {
@@ -239,6 +243,7 @@ impl Workers {
             generation: 0,
             owned,
             watched,
+            load: Load::new(std::time::Instant::now()),
         }
     }
 
@@ -257,6 +262,7 @@ impl Workers {
                 controls: self.controls.clone(),
                 producer: self.producer.clone(),
                 stop,
+                load: self.load.clone(),
                 progress: self.watched.add(partition),
             };
             self.running.spawn(partition.run());

@@ -250,8 +250,18 @@ pub const LANE_SPARE_RECORDS_MAX: usize = PUBLISH_COMMANDS_MAX.div_ceil(RECORD_C
 pub const PACE_ABOVE_PER_SECOND: f64 = 2000.0;
 /// Least time between two publishes of a lane without levels (`INGRESS_ADAPTIVE=off`); a setting (`INGRESS_LINGER_MS`), this is its default.
 pub const PUBLISH_LINGER: Duration = Duration::from_millis(2);
-/// Least time between two batches of a paced partition: a Postgres transaction has 160-260 us of fixed CPU.
+/// Least time between two batches of a paced partition: a batch has a fixed price, Postgres 0.4 ms of CPU, and messages to Redis and about the outbox.
 pub const BATCH_PACE: Duration = Duration::from_millis(4);
+/// The same for a crowd of [`CROWD_PER_SECOND`], by what arrives at all partitions of the process: there a batch of one SKU has 200 commands of its 250.
+pub const BATCH_PACE_CROWD: Duration = Duration::from_millis(10);
+/// And for each partition that is busy: 400 batches a second, together, take a sixth of a core,
+pub const BATCH_EVERY_MIN: Duration = Duration::from_micros(2500);
+/// up to this, for ten of them and more: what a decision may be late for the sake of others.
+pub const BATCH_PACE_MAX: Duration = Duration::from_millis(25);
+/// Arrivals per second up to which a pace is as short as it gets,
+pub const CROWD_FROM_PER_SECOND: f64 = 10_000.0;
+/// and from which on it is as long as it gets, in between in proportion: two cores are full with 20,000 to 25,000, and whoever waits waits for them.
+pub const CROWD_PER_SECOND: f64 = 20_000.0;
 /// Window over which arrivals are averaged for pacing.
 pub const RATE_WINDOW: Duration = Duration::from_millis(100);
 /// How long a request waits for its delivery report before it is answered 503 with `outcome`.

@@ -1,8 +1,8 @@
 //! Pacing: how natural batching keeps from making many small batches out of a crowd.
 //!
-//! Used by the partition workers (batches, [`limits::BATCH_PACE`]); the ingress lanes choose their pace by levels of the same [`Rate`]
-//! ([`crate::ingress::levels`]). While few arrive, work starts at once: nobody waits for company. Above [`limits::PACE_ABOVE_PER_SECOND`] the
-//! next start comes no sooner than a fixed time after the last one, unless there is a full load.
+//! Used for calls to Redis and status reads, and by the partition workers, which share a [`Rate`] (`consumer::load`); the ingress lanes choose
+//! theirs by levels of one ([`crate::ingress::levels`]). While few arrive, work starts at once: nobody waits for company. Above
+//! [`limits::PACE_ABOVE_PER_SECOND`] the next start comes no sooner than some time after the last one, unless there is a full load.
 //!
 //! Pure: time comes in as arguments.
 
@@ -17,10 +17,17 @@ pub struct Rate {
     counted_at: Instant,
 }
 
-/// Decides when the next batch may start. One per partition.
+/// Least time between two starts, by the rate.
+#[derive(Clone, Debug)]
+pub struct Every {
+    least: Duration,
+    most: Duration,
+}
+
+/// Decides when the next batch may start. One for each who makes batches.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    every: Duration,
+    every: Every,
     rate: Rate,
     started_at: Option<Instant>,
 }
@@ -52,10 +59,34 @@ impl Rate {
     }
 }
 
+impl Every {
+    /// Always this long.
+    pub const fn fixed(time: Duration) -> Self {
+        Self { least: time, most: time }
+    }
+
+    /// `least` up to [`limits::CROWD_FROM_PER_SECOND`], `most` from [`limits::CROWD_PER_SECOND`] on, in between in proportion.
+    pub const fn growing(least: Duration, most: Duration) -> Self {
+        Self { least, most }
+    }
+
+    /// The time at `per_second` arrivals.
+    pub fn at(&self, per_second: f64) -> Duration {
+        let above = per_second - limits::CROWD_FROM_PER_SECOND;
+        let share = (above / (limits::CROWD_PER_SECOND - limits::CROWD_FROM_PER_SECOND)).clamp(0.0, 1.0);
+        self.least + (self.most - self.least).mul_f64(share)
+    }
+}
+
 impl Pace {
     /// A pace of one start per `every` at most, once arrivals are frequent.
     pub fn new(every: Duration, now: Instant) -> Self {
-        assert!(every < limits::RATE_WINDOW, "a pace slower than its own measurement would swing");
+        Self::by_rate(Every::fixed(every), now)
+    }
+
+    /// One that is slower for a crowd.
+    pub fn by_rate(every: Every, now: Instant) -> Self {
+        assert!(every.most < limits::RATE_WINDOW, "a pace slower than its own measurement would swing");
         Self { every, rate: Rate::new(now), started_at: None }
     }
 
@@ -71,9 +102,10 @@ impl Pace {
 
     /// How long to go on gathering before the next start; zero = start now. `is_full` = there is a whole load.
     pub fn wait(&self, is_full: bool, now: Instant) -> Duration {
+        let per_second = self.per_second_at(now);
         match self.started_at {
-            Some(started_at) if !is_full && self.per_second_at(now) > limits::PACE_ABOVE_PER_SECOND => {
-                (started_at + self.every).saturating_duration_since(now)
+            Some(started_at) if !is_full && per_second > limits::PACE_ABOVE_PER_SECOND => {
+                (started_at + self.every.at(per_second)).saturating_duration_since(now)
             }
             _ => Duration::ZERO,
         }
@@ -134,6 +166,22 @@ mod tests {
     fn a_full_load_starts_at_once() {
         let t0 = long_ago();
         assert_eq!(after_rate(25, t0).wait(true, t0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_crowd_makes_it_slower() {
+        let t0 = long_ago();
+        for (per_ms, expected) in
+            [(1, Duration::ZERO), (3, 2 * MS), (10, 2 * MS), (15, 4 * MS), (20, 6 * MS), (60, 6 * MS)]
+        {
+            let mut pace = Pace::by_rate(Every::growing(2 * MS, 6 * MS), t0 - 1000 * MS);
+            for ms in 0..=1000 {
+                pace.arrived(per_ms, t0 - (1000 - ms) * MS);
+            }
+            pace.started(t0);
+            let wait = pace.wait(false, t0);
+            assert!(wait.abs_diff(expected) < MS / 10, "{per_ms},000 a second: {wait:?}");
+        }
     }
 
     #[test]

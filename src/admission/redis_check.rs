@@ -15,7 +15,7 @@ use super::unheard::Unheard;
 use crate::batcher::{Batcher, batcher, gather_paced};
 use crate::cache::{AdmissionAnswer, AdmissionItem, AdmissionRead, Cache, SettleItem};
 use crate::limits;
-use crate::pace::Pace;
+use crate::pace::{Every, Pace};
 use crate::telemetry::metrics::PRECHECK_BYPASSED;
 
 /// What Redis said about one request.
@@ -55,7 +55,8 @@ impl RedisCheck {
         // Beside the checks: the first of them do not wait for a server that is away.
         tasks.spawn(async move { connecting.connect().await });
         tasks.spawn(async move {
-            let mut pace = Pace::new(limits::ADMISSION_PACE, Instant::now());
+            let every = Every::growing(limits::ADMISSION_PACE, limits::ADMISSION_PACE_CROWD);
+            let mut pace = Pace::by_rate(every, Instant::now());
             while let Some((items, answers)) = asked.next_paced(limits::ADMISSION_CALL_MAX, &mut pace).await {
                 answers.give(check(&front, &gapped, &items).await);
             }

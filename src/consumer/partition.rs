@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::buffer::buffer;
+use super::load::Load;
 use super::poll::Control;
 use super::progress::{Doing, Progress};
 use super::worker::{BatchEnd, NONE_DECIDED, Worker};
@@ -49,6 +50,8 @@ pub(super) struct Partition {
     /// Publishes ticks.
     pub producer: Producer,
     pub stop: CancellationToken,
+    /// What arrives at all partitions of the process.
+    pub load: Load,
     /// Where it stands, for the watch.
     pub progress: Arc<Progress>,
 }

@@ -1,7 +1,7 @@
 //! A partition's worker between a claim and its end: gather, decide, commit, effects; batch after batch.
 //!
 //! Natural batching: while one batch commits, the next gathers in the buffer; nobody waits for a timer to fill it. Under load batches are
-//! paced ([`limits::BATCH_PACE`]), because a transaction has a fixed price.
+//! paced ([`super::load`]), because a transaction has a fixed price.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use crate::clock::Millis;
 use crate::effects::Effects;
 use crate::inventory::{Command, Logged, Outcome, Snapshot};
 use crate::limits;
-use crate::pace::Pace;
 use crate::store::{BatchError, Claim, SettledHold, Writer};
 use crate::telemetry::metrics as names;
 use judge::{Attempt, Panicked};
@@ -71,7 +70,6 @@ pub(super) struct Worker<'p> {
     log_time: Millis,
     decided: Arc<AtomicI64>,
     gather: Gather,
-    pace: Pace,
     ticks: Ticks,
     holds: HoldsGauge,
     /// When the log's ends were last compared with the position.
@@ -97,7 +95,6 @@ impl<'p> Worker<'p> {
             log_time: claim.log_time,
             decided,
             gather: Gather::new(claim.position, partition.config.batch_size_max),
-            pace: Pace::new(limits::BATCH_PACE, Instant::now()),
             ticks: Ticks::new(partition.producer.clone(), partition.partition),
             holds: HoldsGauge(gauge!(names::CONSUMER_HOLDS, "partition" => partition.partition.to_string())),
             checked_at: Instant::now(),
@@ -174,16 +171,15 @@ impl<'p> Worker<'p> {
             self.gather.offer(record).map_err(end_of)?;
         }
         self.fill()?;
-        let wait = self.pace.wait(self.gather.is_full(), Instant::now());
+        let Partition { partition, load, .. } = self.partition;
+        let wait = load.wait(*partition, self.gather.is_full(), Instant::now());
         if !wait.is_zero() {
             tokio::select! {
                 () = self.partition.stop.cancelled() => return Err(BatchEnd::Stopped),
                 () = sleep(wait) => self.fill()?,
             }
         }
-        let now = Instant::now();
-        self.pace.arrived(self.gather.len(), now);
-        self.pace.started(now);
+        load.begins(*partition, self.gather.len(), Instant::now());
         Ok(())
     }
 

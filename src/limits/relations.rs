@@ -66,6 +66,10 @@ const _: () = {
     assert!(PUBLISH_COMMANDS_MAX >= RECORD_COMMANDS_MAX, "a full record must fit one publish");
     assert!(PUBLISH_COMMANDS_MAX <= LANE_QUEUE_MAX, "a full publish could never gather");
     assert!(LINGER_MAX.as_millis() < RATE_WINDOW.as_millis(), "a pace slower than its own measurement would swing");
+    assert!(BATCH_PACE.as_millis() <= BATCH_PACE_CROWD.as_millis(), "a crowd would make more batches");
+    assert!(BATCH_PACE_CROWD.as_millis() <= BATCH_PACE_MAX.as_millis(), "many partitions would make a crowd faster");
+    assert!(BATCH_PACE_MAX.as_millis() < RATE_WINDOW.as_millis(), "a pace slower than its own measurement would swing");
+    assert!(ADMISSION_PACE.as_millis() <= ADMISSION_PACE_CROWD.as_millis(), "a crowd would make more calls");
     assert!(RATE_WINDOW.as_millis() < LEVEL_HOLD.as_millis(), "a level would be left by the rate of the one before");
     assert!(3 * LANE_QUEUE_MAX < HTTP_IN_FLIGHT_MAX, "one stuck partition must leave room for the others");
     assert!(RESERVATIONS_PER_CALL_MAX <= ADMISSION_CALL_MAX, "a call of many must be one call to Redis");
