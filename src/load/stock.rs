@@ -50,6 +50,9 @@ pub(super) fn violations(
     seen: Seen,
 ) -> Vec<String> {
     let mut violations = Vec::new();
+    if tally.offered > 0 && tally.failed == tally.offered {
+        violations.push(format!("none of {} requests got an answer that stands: the run shows nothing", tally.offered));
+    }
     if tally.lost > 0 {
         violations.push(format!("{} accepted requests are unknown afterwards", tally.lost));
     }
@@ -113,6 +116,8 @@ mod tests {
     fn what_cannot_be_is_a_violation() {
         let nothing = |_: &mut Tally| ();
         let empty = stock(10, 0, 0);
+        assert_eq!(count(|t| (t.offered, t.failed) = (3, 3), empty, empty, 1), 1, "nobody was answered");
+        assert_eq!(count(|t| (t.offered, t.failed) = (3, 2), empty, empty, 1), 0);
         assert_eq!(count(|t| t.lost = 1, empty, empty, 1), 1);
         assert_eq!(count(|t| t.undecided = 1, empty, empty, 1), 1);
         assert_eq!(count(nothing, empty, None, 1), 1);
