@@ -11,7 +11,8 @@
 #
 # <dir>/env holds the addresses (`. <dir>/env`) and the ports: a restart takes the same ports again while they are free.
 # <dir>/<service>/server.log is what the server says. Postgres is real (fsync on), Redis keeps nothing, Kafka is one broker.
-# FLASHSALE_KAFKA_FAST=1 trades Kafka's top speed for a quicker start, as tests want it. KAFKA_HEAP is its memory (512m).
+# FLASHSALE_KAFKA_FAST=1 trades Kafka's top speed for a quicker start, as tests want it. KAFKA_HEAP is its memory (512m), POSTGRES_BUFFERS Postgres'
+# shared_buffers (256MB).
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -138,7 +139,8 @@ spawn_postgres() {
   fi
   forget_dead_postmaster
   # No socket file: a killed server leaves its lock behind, which blocks the restart.
-  for option in "port=$POSTGRES_PORT" listen_addresses=127.0.0.1 unix_socket_directories= max_connections=200 shared_buffers=256MB \
+  for option in "port=$POSTGRES_PORT" listen_addresses=127.0.0.1 unix_socket_directories= max_connections=200 \
+    "shared_buffers=${POSTGRES_BUFFERS:-256MB}" \
     max_wal_size=4GB fsync=on synchronous_commit=on; do
     options+=(-c "$option")
   done

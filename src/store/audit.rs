@@ -275,8 +275,11 @@ impl AuditSnapshot<'_> {
     /// [`StoreError`].
     pub async fn recount(&mut self, only: Option<&[String]>) -> Result<Vec<Recounted>, StoreError> {
         let millis = limits::AUDIT_RECOUNT_DEADLINE.as_millis();
-        let patience = sqlx::query("/* audit_recount */ SELECT set_config('statement_timeout', $1, true)")
-            .bind(millis.to_string());
+        // On one core: with the parallel workers that the server would add, buyers wait for as long as it takes.
+        let patience = sqlx::query(
+            "/* audit_recount */ SELECT set_config('statement_timeout', $1, true), set_config('max_parallel_workers_per_gather', '0', true)",
+        )
+        .bind(millis.to_string());
         ask("begin a recount", limits::AUDIT_DEADLINE, patience.execute(&mut *self.conn)).await?;
         let query = sqlx::query(
             "/* audit_recount */ SELECT r.sku_id,
