@@ -20,7 +20,7 @@ pub const ADMISSION_CALL_MAX: usize = 250;
 /// Pace of the admission script under load: a call costs Redis, the API and the kernel about 100 us whatever it carries, so that 25,000
 /// requests a second in calls of a dozen cost more than what they ask.
 pub const ADMISSION_PACE: Duration = Duration::from_millis(2);
-/// The same for a crowd of [`CROWD_PER_SECOND`](super::CROWD_PER_SECOND).
+/// The same for a crowd of [`CROWD_PER_SECOND`].
 pub const ADMISSION_PACE_CROWD: Duration = Duration::from_millis(6);
 /// Requests waiting for the admission script; beyond it they are admitted unchecked and counted.
 pub const ADMISSION_QUEUE_MAX: usize = 10_000;
