@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The benchmarks of docs/benchmarks.md on private servers with fsync on: `make bench`.
-# BENCH_ROWS, BENCH_BATCHES, BENCH_HOLDS, BENCH_SECONDS, BENCH_IDLE, BENCH_REQUESTS, BENCH_RECORDS, BENCH_RATE, BENCH_ROUNDS and BENCH_COMMANDS
+# BENCH_ROWS, BENCH_BATCHES, BENCH_HOLDS, BENCH_SECONDS, BENCH_IDLE, BENCH_REQUESTS, BENCH_RECORDS, BENCH_PACK, BENCH_RATE, BENCH_ROUNDS and BENCH_COMMANDS
 # change their sizes (see benches/*.rs); arguments choose: bench.sh batch drain
 # `bench.sh peers` (six minutes, not in the default) runs other ways to do the same beside this one, and draws the plots anew.
 set -euo pipefail
